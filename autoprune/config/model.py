@@ -1,0 +1,102 @@
+"""The whole configuration of a run, as frozen pydantic models; an unknown key is an error."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
+TARGET_PATTERN = r"^(torch-eager|onnxruntime)-fp32-b[1-9][0-9]{0,4}-t[1-9][0-9]{0,2}$"
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class BudgetConfig(Section):
+    """When the search stops; the first limit reached counts."""
+
+    evaluations: PositiveInt = Field(60, description="Candidates that the search evaluates, failures included.")
+    minutes: PositiveFloat | None = Field(None, description="Wall-clock minutes of search, final recovery included.")
+
+
+class SearchConfig(Section):
+    """Who proposes candidates, and how many."""
+
+    sampler: Literal["random", "uniform", "nsga2", "tpe"] = Field("nsga2", description="Proposal engine.")
+    seed: NonNegativeInt = Field(0, lt=2**32, description="Seed of every random choice of the run.")
+    budget: BudgetConfig = BudgetConfig()
+    workers: PositiveInt = Field(1, le=4096, description="Candidates evaluated at the same time.")
+
+
+class RecoveryConfig(Section):
+    """How much training candidates get."""
+
+    proxy_images: PositiveInt = Field(256, description="Units used to recalibrate BatchNorm.")
+    val_images: PositiveInt | None = Field(None, description="Validation units that score a candidate; null = all.")
+    short_steps: NonNegativeInt = Field(60, description="Optimizer steps of each candidate of the search.")
+    full_steps: NonNegativeInt = Field(600, description="Optimizer steps of each finalist.")
+    finalists: PositiveInt = Field(10, description="Candidates recovered in full for the front.")
+    batch_size: PositiveInt = Field(64, description="Examples a step.")
+    distillation: float = Field(0.0, ge=0.0, le=1.0, description="Weight of the teacher's loss.")
+
+
+class LatencyConfig(Section):
+    """Where and how latency is measured."""
+
+    targets: tuple[str, ...] = Field(("onnxruntime-fp32-b32-t1",), min_length=1, description="First = objective.")
+    rounds: int = Field(30, ge=5, le=10_000, description="Interleaved rounds of one measurement of a candidate.")
+    final_rounds: int = Field(100, ge=5, le=10_000, description="Rounds for front members.")
+
+    @field_validator("targets")
+    @classmethod
+    def _known_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        import re
+
+        for target in value:
+            if not re.match(TARGET_PATTERN, target):
+                raise ValueError(f"{target!r} is no target; e.g. onnxruntime-fp32-b32-t1 or torch-eager-fp32-b1-t1")
+        if len(set(value)) != len(value):
+            raise ValueError("targets must differ")
+        return value
+
+
+class ConstraintsConfig(Section):
+    """What a model must satisfy to be feasible."""
+
+    max_latency_ms: PositiveFloat | None = None
+    require: tuple[str, ...] = Field((), description="Expressions such as accuracy>=0.96, on val.")
+    max_drop: float | None = Field(None, ge=0.0, description="Largest tolerated loss of the first metric.")
+
+
+class GroupsConfig(Section):
+    """Which groups may be pruned, by glob over module paths."""
+
+    protect: tuple[str, ...] = ()
+    only: tuple[str, ...] = ("*",)
+
+
+class ExecutorConfig(Section):
+    """What runs the candidates."""
+
+    kind: Literal["local"] = "local"
+
+
+class RunConfig(Section):
+    """A run: `autoprune search` reads exactly this."""
+
+    name: str = Field("run", pattern=NAME_PATTERN, description="Run name; results/<name> holds the run.")
+    task: str = Field(description="file.py:factory (relative to the config) or package.module:factory.")
+    task_args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
+    space: str = Field("channels", description="A name from search_spaces/ or a path to a YAML file.")
+    groups: GroupsConfig = GroupsConfig()
+    search: SearchConfig = SearchConfig()
+    recovery: RecoveryConfig = RecoveryConfig()
+    latency: LatencyConfig = LatencyConfig()
+    objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=2, description="First a task metric.")
+    constraints: ConstraintsConfig = ConstraintsConfig()
+    executor: ExecutorConfig = ExecutorConfig()
+    output: str = Field("results", description="Directory of all runs, relative to the working directory.")

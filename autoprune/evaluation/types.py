@@ -1,0 +1,115 @@
+"""Deployed form -> numbers: what was measured. Predicted numbers have their own type, so neither passes for the other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95% interval.
+
+    Args:
+        value: Point estimate.
+        low: Lower bound.
+        high: Upper bound.
+        n: Number of resampling units.
+        unit: What the units are.
+        method: How the interval was made, such as `wilson` or `bootstrap-1000`.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    unit: str
+    method: str
+
+
+@dataclass(frozen=True)
+class PairedChange:
+    """Change of a metric against the dense model on the same units (pruned - dense, in the metric's own unit).
+
+    Args:
+        delta: Mean change.
+        low: Lower 95% bound.
+        high: Upper 95% bound.
+        test: Method of the interval.
+        noninferior: Whether the worse bound stays within `margin`.
+        margin: Tolerated loss, positive.
+    """
+
+    delta: float
+    low: float
+    high: float
+    test: str
+    noninferior: bool
+    margin: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one call on a target, with its speed-up over the dense model measured in the same rounds.
+
+    Args:
+        ms: Minimum over clean samples, milliseconds a batch.
+        low: Lower 95% bound of `ms`.
+        high: Upper 95% bound of `ms`.
+        samples: Samples kept.
+        speedup: dense / pruned, > 1 is faster.
+        speedup_low: Lower 95% bound.
+        speedup_high: Upper 95% bound.
+        clean: Whether enough samples were free of foreign load.
+        polluted_share: Share of samples dropped because wall time exceeded CPU time.
+        dense_ms: The dense model's latency in the same rounds.
+    """
+
+    ms: float
+    low: float
+    high: float
+    samples: int
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    clean: bool
+    polluted_share: float
+    dense_ms: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of a model: counts, and bytes of its weights.
+
+    Args:
+        parameters: Number of parameters.
+        nonzero: Parameters that are not zero.
+        macs: Multiply-accumulates of one example.
+        bytes: Bytes of all parameters and buffers.
+        compressed_bytes: The same after zlib: what transmission costs.
+    """
+
+    parameters: int
+    nonzero: int
+    macs: int
+    bytes: int
+    compressed_bytes: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything measured on one candidate.
+
+    Args:
+        quality: Split -> metric -> value with interval, on the first target's deployed form.
+        latency: Target name -> latency.
+        cost: Size.
+        versus_dense: Metric -> paired change on val.
+        seconds: Stage -> wall seconds spent.
+    """
+
+    quality: Mapping[str, Mapping[str, Interval]]
+    latency: Mapping[str, Latency]
+    cost: Cost
+    versus_dense: Mapping[str, PairedChange] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
