@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
@@ -30,6 +31,9 @@ class SearchConfig(Section):
     seed: NonNegativeInt = Field(0, lt=2**32, description="Seed of every random choice of the run.")
     budget: BudgetConfig = BudgetConfig()
     workers: PositiveInt = Field(1, le=4096, description="Candidates evaluated at the same time.")
+    warm_start: NonNegativeInt = Field(
+        6, description="First candidates taken from the uniform sweep, so that the whole range is covered."
+    )
 
 
 class RecoveryConfig(Section):
@@ -54,10 +58,8 @@ class LatencyConfig(Section):
     @field_validator("targets")
     @classmethod
     def _known_targets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        import re
-
         for target in value:
-            if not re.match(TARGET_PATTERN, target):
+            if not re.fullmatch(TARGET_PATTERN, target):
                 raise ValueError(f"{target!r} is no target; e.g. onnxruntime-fp32-b32-t1 or torch-eager-fp32-b1-t1")
         if len(set(value)) != len(value):
             raise ValueError("targets must differ")
@@ -67,7 +69,7 @@ class LatencyConfig(Section):
 class ConstraintsConfig(Section):
     """What a model must satisfy to be feasible."""
 
-    max_latency_ms: PositiveFloat | None = None
+    max_latency_ms: PositiveFloat | None = Field(None, description="Highest latency on the first target; null = any.")
     require: tuple[str, ...] = Field((), description="Expressions such as accuracy>=0.96, on val.")
     max_drop: float | None = Field(None, ge=0.0, description="Largest tolerated loss of the first metric.")
 
@@ -75,14 +77,14 @@ class ConstraintsConfig(Section):
 class GroupsConfig(Section):
     """Which groups may be pruned, by glob over module paths."""
 
-    protect: tuple[str, ...] = ()
-    only: tuple[str, ...] = ("*",)
+    protect: tuple[str, ...] = Field((), description="Modules that stay whole.")
+    only: tuple[str, ...] = Field(("*",), description="Modules that may be pruned.")
 
 
 class ExecutorConfig(Section):
     """What runs the candidates."""
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local"] = Field("local", description="Processes of this machine.")
 
 
 class RunConfig(Section):
@@ -91,7 +93,7 @@ class RunConfig(Section):
     name: str = Field("run", pattern=NAME_PATTERN, description="Run name; results/<name> holds the run.")
     task: str = Field(description="file.py:factory (relative to the config) or package.module:factory.")
     task_args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the factory.")
-    space: str = Field("channels", description="A name from search_spaces/ or a path to a YAML file.")
+    space: str = Field("channels", min_length=1, description="A name from search_spaces/ or a path to a YAML file.")
     groups: GroupsConfig = GroupsConfig()
     search: SearchConfig = SearchConfig()
     recovery: RecoveryConfig = RecoveryConfig()
@@ -99,4 +101,21 @@ class RunConfig(Section):
     objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=2, description="First a task metric.")
     constraints: ConstraintsConfig = ConstraintsConfig()
     executor: ExecutorConfig = ExecutorConfig()
-    output: str = Field("results", description="Directory of all runs, relative to the working directory.")
+    output: str = Field(
+        "results", min_length=1, description="Directory of all runs, relative to the working directory."
+    )
+
+    @field_validator("task")
+    @classmethod
+    def _names_a_factory(cls, value: str) -> str:
+        source, _, factory = value.rpartition(":")
+        if not source.strip() or not factory.isidentifier():
+            raise ValueError(f"{value!r} names no factory; allowed: file.py:factory or package.module:factory")
+        return value
+
+    @field_validator("objectives")
+    @classmethod
+    def _different_objectives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("objectives must differ")
+        return value

@@ -1,0 +1,42 @@
+"""Two effective configurations -> what differs in a way that makes them different experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+MAY_CHANGE = ("name", "output", "search.workers", "executor")
+MAY_GROW = ("search.budget.evaluations", "search.budget.minutes")
+
+
+def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return each difference that forbids resuming, as `dotted.path: was X, is Y`.
+
+    Where a run writes and how many work on it may change, and a budget may grow; the rest decides what its
+    candidates mean. A budget of null has no limit.
+    """
+    return [
+        f"{path}: was {_shown(a)}, is {_shown(b)}" for path, a, b in _differences(old, new, "") if not _may(path, a, b)
+    ]
+
+
+def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        for key in [*old, *(k for k in new if k not in old)]:
+            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else str(key))
+    elif _plain(old) != _plain(new):
+        yield path, old, new
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _may(path: str, old: Any, new: Any) -> bool:
+    if any(path == allowed or path.startswith(f"{allowed}.") for allowed in MAY_CHANGE):
+        return True
+    return path in MAY_GROW and (new is None or (old is not None and new >= old))
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(value)

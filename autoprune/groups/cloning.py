@@ -1,0 +1,162 @@
+"""Model + replacement tensors -> independent clone: structure is copied, replaced tensors never are."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+_ATOMIC = frozenset(
+    {bool, int, float, complex, str, bytes, NoneType, type, FunctionType, BuiltinFunctionType}
+    | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
+)
+_HOOKS = (
+    "_backward_pre_hooks",
+    "_backward_hooks",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", *_HOOKS})
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return every parameter and buffer under every name it has."""
+    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tensors.update(model.named_buffers(remove_duplicate=False))
+    return tensors
+
+
+def clone_model(model: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Module:
+    """Return a clone that shares no tensor with `model`; shared tensors and modules stay shared, hooks are dropped.
+
+    Args:
+        model: The original, left untouched.
+        replacements: `id` of an original parameter or buffer -> the data that its clone holds, taken without a copy.
+    """
+    return _Clone(model, replacements).model
+
+
+class _Clone:
+    """One cloning: shells of all modules first, so that attributes may refer to any module or tensor."""
+
+    def __init__(self, model: nn.Module, replacements: Mapping[int, Tensor]) -> None:
+        self._replacements = replacements
+        originals = list(model.modules())
+        self._memo: dict[int, Any] = {id(m): m.__class__.__new__(m.__class__) for m in originals}
+        with torch.no_grad():
+            for original in originals:
+                self._register(original)
+            for original in originals:
+                self._copy_attributes(original)
+        self.model: nn.Module = self._memo[id(model)]
+
+    def _register(self, original: nn.Module) -> None:
+        tensor, memo, state = self._tensor, self._memo, original.__dict__
+        shell = memo[id(original)].__dict__
+        shell["_parameters"] = {k: tensor(v) for k, v in state["_parameters"].items()}
+        shell["_buffers"] = {k: tensor(v) for k, v in state["_buffers"].items()}
+        shell["_modules"] = {k: v if v is None else memo[id(v)] for k, v in state["_modules"].items()}
+
+    def _copy_attributes(self, original: nn.Module) -> None:
+        state = original.__dict__
+        shell = self._memo[id(original)].__dict__
+        for name, value in state.items():
+            if type(value) in _ATOMIC:
+                shell[name] = value
+            elif name not in _REGISTERED:
+                shell[name] = self._attribute(value)
+        for name in _HOOKS:
+            if name in state:
+                shell[name] = type(state[name])()
+
+    def _attribute(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return self._tensor(value)
+        if isinstance(value, tuple) and all(type(item) in _ATOMIC for item in value):
+            return value
+        if isinstance(value, list | set) and all(type(item) in _ATOMIC for item in value):
+            return value.copy()
+        return copy.deepcopy(value, self._memo)
+
+    def _tensor(self, original: Tensor | None) -> Tensor | None:
+        if original is None:
+            return None
+        clone: Tensor | None = self._memo.get(id(original))
+        if clone is None:
+            data = self._replacements.get(id(original))
+            clone = original.clone() if data is None else data
+            if isinstance(original, nn.Parameter):
+                clone = nn.Parameter(clone, requires_grad=original.requires_grad)
+            self._memo[id(original)] = clone
+        return clone
+
+
+def follow_sizes(module: nn.Module) -> None:
+    """Set a standard layer's size attributes to the shapes of its tensors; a convolution's `groups` must be right."""
+    for kind, follow in _FOLLOWERS:
+        if isinstance(module, kind):
+            follow(module)
+            return
+
+
+def _follow_conv(module: Any) -> None:
+    outputs, inputs = module.weight.shape[:2]
+    module.out_channels, module.in_channels = outputs, inputs * module.groups
+
+
+def _follow_conv_transpose(module: Any) -> None:
+    inputs, outputs = module.weight.shape[:2]
+    module.in_channels, module.out_channels = inputs, outputs * module.groups
+
+
+def _follow_linear(module: Any) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+def _follow_norm(module: Any) -> None:
+    sized = module.weight if module.weight is not None else module.running_mean
+    if sized is not None:
+        module.num_features = len(sized)
+
+
+def _follow_group_norm(module: Any) -> None:
+    if module.weight is not None:
+        module.num_channels = len(module.weight)
+
+
+def _follow_layer_norm(module: Any) -> None:
+    if module.weight is not None:
+        module.normalized_shape = tuple(module.weight.shape)
+
+
+def _follow_embedding(module: Any) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+def _follow_prelu(module: Any) -> None:
+    module.num_parameters = module.weight.numel()
+
+
+_FOLLOWERS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any], None]], ...] = (
+    (_ConvTransposeNd, _follow_conv_transpose),
+    (_ConvNd, _follow_conv),
+    (nn.Linear, _follow_linear),
+    (_NormBase, _follow_norm),
+    (nn.GroupNorm, _follow_group_norm),
+    ((nn.LayerNorm, nn.RMSNorm), _follow_layer_norm),
+    ((nn.Embedding, nn.EmbeddingBag), _follow_embedding),
+    (nn.PReLU, _follow_prelu),
+)

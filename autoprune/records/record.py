@@ -1,0 +1,96 @@
+"""One evaluated candidate as data. No disk here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from annotated_types import Ge
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+Fidelity = Literal["proxy", "short", "full"]
+RECORD_VERSION = "1.0"
+
+
+def candidate_id(digest: str, fidelity: Fidelity) -> str:
+    """Return the id of a candidate: equal policies at equal fidelity share it, so none is stored twice.
+
+    Args:
+        digest: Digest of the policy, 64 hexadecimal digits.
+        fidelity: How much training the candidate got.
+    """
+    return f"{digest[:16]}-{fidelity}"
+
+
+@dataclass(frozen=True)
+class CandidateRecord:
+    """What was proposed, what came out, and how long it took.
+
+    Args:
+        id: Lower-case letters, digits and hyphens; names the record's directory.
+        number: Order of proposal within the run, from 0.
+        state: Whether every measurement succeeded.
+        policy: `Policy.to_json()`.
+        digest: Digest of the policy.
+        fidelity: How much training the candidate got.
+        seed: Seed of the candidate's own randomness.
+        values: Objective -> value as the user reads it; empty where failed.
+        evaluation: Everything measured, as plain JSON; None where failed.
+        failure: `reason`, `stage` and `message`; None where complete.
+        proposal: The sampler's `params`, `distributions` and `system_attrs`, as plain JSON.
+        predicted: Objective -> what the predictor expected, if one was asked.
+        host: Where it ran.
+        seconds: Wall seconds spent on it.
+        created: UTC time of writing, ISO 8601; for reading, never for order.
+    """
+
+    id: str
+    number: Annotated[int, Ge(0)]
+    state: Literal["complete", "failed"]
+    policy: Mapping[str, Any]
+    digest: str
+    fidelity: Fidelity
+    seed: int
+    values: Mapping[str, float] = field(default_factory=dict)
+    evaluation: Mapping[str, Any] | None = None
+    failure: Mapping[str, str] | None = None
+    proposal: Mapping[str, Any] = field(default_factory=dict)
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    host: str = ""
+    seconds: float = 0.0
+    created: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as plain JSON values, with its schema version."""
+        return {"schema_version": RECORD_VERSION, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, document: Any) -> CandidateRecord:
+        """Build a record from untrusted JSON.
+
+        Raises:
+            ValueError: It is not a record of this version.
+        """
+        if not isinstance(document, dict) or document.get("schema_version") != RECORD_VERSION:
+            raise ValueError(f"not a candidate record of version {RECORD_VERSION}")
+        return _adapter().validate_python({k: v for k, v in document.items() if k != "schema_version"})
+
+
+def record_schema() -> dict[str, Any]:
+    """Return the JSON Schema of `record.json`."""
+    schema = _adapter().json_schema()
+    schema["properties"] = {"schema_version": {"const": RECORD_VERSION, "type": "string"}, **schema["properties"]}
+    schema["required"] = ["schema_version", *schema["required"]]
+    return schema
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[CandidateRecord]:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    strict = with_config(ConfigDict(extra="forbid", allow_inf_nan=False))
+    return TypeAdapter(strict(CandidateRecord))

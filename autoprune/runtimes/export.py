@@ -1,0 +1,166 @@
+"""Torch model -> ONNX graph: one file, checked, with a dynamic batch where the model allows it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from autoprune.errors import CandidateError
+from autoprune.runtimes.session import PARITY_TOLERANCE, parity, reference_outputs, tensor_leaves
+from autoprune.tasks.protocol import Inputs
+
+
+def export_graph(model: nn.Module, example: Inputs, *, optimize: bool) -> onnx.ModelProto:
+    """Trace a model into an ONNX graph; its first dimension is dynamic where the model allows, else fixed.
+
+    Args:
+        model: Put into eval mode.
+        example: Inputs of one call.
+        optimize: Fold constants and fuse; without it, initializers keep the names of the parameters.
+
+    Raises:
+        CandidateError: The model cannot be exported (stage `export`).
+    """
+    model.eval()
+    doubled = _doubled_batch(model, example)
+    if doubled is not None:
+        try:
+            graph = _trace(model, doubled, optimize=optimize, dynamic=True)
+        except CandidateError:
+            graph = None
+        if graph is not None and _has_dynamic_batch(graph):
+            return graph
+    return _trace(model, example, optimize=optimize, dynamic=False)
+
+
+def export_onnx(model: nn.Module, example: Inputs, path: Path) -> float:
+    """Write the model as one checked ONNX file and return its parity with the torch model on `example`.
+
+    Returns:
+        Largest absolute difference of the outputs relative to their scale, at most 1e-4.
+
+    Raises:
+        CandidateError: Export fails, or the file computes something else than the model (stage `export`).
+    """
+    from autoprune.runtimes.onnx_runtime import OnnxSession
+
+    reference = reference_outputs(model, example)
+    payload = serialize(export_graph(model, example, optimize=True))
+    difference = parity(reference, OnnxSession(payload, threads=1, outputs=reference).run(example))
+    require_parity(difference, reference)
+    path.write_bytes(payload)
+    return difference
+
+
+def serialize(graph: onnx.ModelProto) -> bytes:
+    """Return the checked graph as the bytes of a single file.
+
+    Raises:
+        CandidateError: The graph is invalid, or over the format's 2 GiB a file.
+    """
+    try:
+        payload: bytes = graph.SerializeToString()
+        onnx.checker.check_model(payload)
+    except Exception as error:
+        raise CandidateError(f"The ONNX graph is invalid: {error}", reason="error", stage="export") from error
+    return payload
+
+
+def require_parity(difference: float, reference: Any) -> None:
+    """Refuse outputs that differ from the torch model's by more than the tolerance.
+
+    Raises:
+        CandidateError: With reason `nonfinite` when the torch model's own outputs are not finite.
+    """
+    if difference <= PARITY_TOLERANCE:
+        return
+    finite = all(bool(torch.isfinite(leaf.double()).all()) for leaf in tensor_leaves(reference))
+    if not finite:
+        raise CandidateError("The model's outputs are not finite.", reason="nonfinite", stage="export")
+    message = f"The exported model differs from the torch model by {difference:.2g} of the output's scale."
+    raise CandidateError(message, reason="error", stage="export", hint=f"At most {PARITY_TOLERANCE} is allowed.")
+
+
+def _doubled_batch(model: nn.Module, example: Inputs) -> Inputs | None:
+    """Return inputs of twice the batch, or None where the model does not treat the first dimension as a batch.
+
+    Tracing specialises on sizes 0 and 1, so the export always sees at least two examples.
+    """
+    if not tensor_leaves(example) or any(leaf.ndim == 0 for leaf in tensor_leaves(example)):
+        return None
+    doubled = pytree.tree_map_only(Tensor, lambda leaf: torch.cat([leaf, leaf]), example)
+    try:
+        single, double = reference_outputs(model, example), reference_outputs(model, doubled)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+    if any(leaf.ndim == 0 for leaf in tensor_leaves(single)):
+        return None
+    expected = pytree.tree_map_only(Tensor, lambda leaf: torch.cat([leaf, leaf]), single)
+    return doubled if parity(expected, double) <= PARITY_TOLERANCE else None
+
+
+def _trace(model: nn.Module, example: Inputs, *, optimize: bool, dynamic: bool) -> onnx.ModelProto:
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                model,
+                example.args,
+                kwargs=example.kwargs,
+                dynamo=True,
+                optimize=optimize,
+                verbose=False,
+                dynamic_shapes=_dynamic_shapes(model, example) if dynamic else None,
+            )
+    except Exception as error:
+        message = (
+            f"The model cannot be exported to ONNX: {str(error).strip().splitlines()[0] if str(error) else error!r}"
+        )
+        raise CandidateError(message, reason="error", stage="export") from error
+    if program is None:
+        raise CandidateError("The exporter returned no ONNX program.", reason="error", stage="export")
+    return _without_source_paths(program.model_proto)
+
+
+def _dynamic_shapes(model: nn.Module, example: Inputs) -> Any:
+    shapes = torch.export.ShapesCollection()
+    for leaf in tensor_leaves(example):
+        shapes[leaf] = {0: torch.export.Dim.AUTO}
+    return shapes.dynamic_shapes(model, example.args, example.kwargs)
+
+
+def _has_dynamic_batch(graph: onnx.ModelProto) -> bool:
+    return all(value.type.tensor_type.shape.dim[0].HasField("dim_param") for value in graph.graph.input)
+
+
+def _without_source_paths(graph: onnx.ModelProto) -> onnx.ModelProto:
+    """Drop the stack traces that the exporter attaches: they hold paths of the machine and double the size."""
+    del graph.metadata_props[:]
+    del graph.graph.metadata_props[:]
+    entries = (*graph.graph.node, *graph.graph.value_info, *graph.graph.input, *graph.graph.output)
+    for entry in (*entries, *graph.graph.initializer):
+        del entry.metadata_props[:]
+        entry.doc_string = ""
+    return graph
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter: a FutureWarning of torch's own pytree, and notes on an absent torchvision."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,161 @@
+"""A run's directory: created only when everything is checked, refused when it holds something else."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from autoprune.config import RunConfig, compare, dump_config, read_yaml
+from autoprune.errors import ConfigError, OutputError, StorageError
+from autoprune.storage import write_file
+
+CONFIG_FILE = "config.yaml"
+ENVIRONMENT_FILE = "environment.json"
+EVENTS_FILE = "events.jsonl"
+FRONT_FILE = "front.json"
+PACKAGES = ("autoprune", "torch", "numpy", "optuna", "ray", "scikit-learn", "onnx", "onnxruntime", "torch-pruning")
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The files of one run.
+
+    Args:
+        path: results/<name>.
+    """
+
+    path: Path
+
+    @property
+    def started(self) -> bool:
+        """Whether a run has been set up here."""
+        return (self.path / CONFIG_FILE).is_file()
+
+    def check(self) -> None:
+        """Refuse a path that cannot become a run directory, before any work.
+
+        Raises:
+            OutputError: It is a file, it is not writable, or it holds files that are no run's.
+        """
+        for folder in (self.path, *self.path.parents):
+            if folder.is_dir():
+                if not os.access(folder, os.W_OK | os.X_OK):
+                    raise OutputError(f"{folder} is not writable.", hint="Choose another --set output=DIR.")
+                break
+            if folder.exists():
+                raise OutputError(f"{folder} is a file, not a directory.", hint="Choose another --set output=DIR.")
+        if self.path.is_dir() and not self.started and any(p.name != "run.lock" for p in self.path.iterdir()):
+            raise OutputError(
+                f"{self.path} holds files that belong to no run of autoprune.", hint="Choose another --name."
+            )
+
+    def prepare(self, config: RunConfig, identity: Mapping[str, str], *, accept_changes: bool) -> None:
+        """Create the directory, or check that what it holds may be continued by this configuration.
+
+        Args:
+            config: The run's configuration.
+            identity: Digests of task source and data, compared on resume.
+            accept_changes: Continue in spite of differences.
+
+        Raises:
+            ConfigError: The earlier run had another configuration, task or data.
+        """
+        if self.started and not accept_changes:
+            self._refuse_changes(config, identity)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{self.path} cannot be created: {error.strerror}.") from error
+        write_file(self.path / CONFIG_FILE, dump_config(config).encode())
+        document = environment() | {"identity": dict(identity)}
+        write_file(self.path / ENVIRONMENT_FILE, json.dumps(document, indent=2).encode())
+
+    def _refuse_changes(self, config: RunConfig, identity: Mapping[str, str]) -> None:
+        before = read_yaml(self.path / CONFIG_FILE).data
+        changed = compare(before, config.model_dump(mode="json"))
+        try:
+            known = json.loads((self.path / ENVIRONMENT_FILE).read_text())["identity"]
+        except (OSError, ValueError, KeyError):
+            known = {}
+        changed += [f"{k} has changed" for k, v in identity.items() if k in known and known[k] != v]
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a run that differs from this one: {'; '.join(changed)}.",
+                hint="Choose another --name, or continue it all the same with --accept-changes.",
+                problems=changed,
+            )
+
+
+class EventLog:
+    """Appends one JSON line an event; times are seconds since this call of the run started, by the monotonic clock.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._start = time.monotonic()
+        self._session = datetime.now(UTC).isoformat(timespec="seconds")
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since this call started."""
+        return time.monotonic() - self._start
+
+    def add(self, event: str, **details: Any) -> None:
+        """Append an event.
+
+        Raises:
+            StorageError: The file cannot be written.
+        """
+        times = os.times()
+        cpu = times.user + times.system + times.children_user + times.children_system
+        line = {"session": self._session, "elapsed_s": round(self.elapsed, 3), "cpu_s": round(cpu, 2), "event": event}
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line | details) + "\n")
+        except OSError as error:
+            raise StorageError(f"{self._path} cannot be written: {error.strerror}.") from error
+
+
+def total_times(path: Path) -> tuple[float, float]:
+    """Return (wall, CPU) seconds of all calls that an event log tells of; a torn last line is passed over."""
+    sessions: dict[str, tuple[float, float]] = {}
+    if path.is_file():
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+                sessions[event["session"]] = (float(event["elapsed_s"]), float(event["cpu_s"]))
+            except (ValueError, KeyError, TypeError):
+                continue
+    return sum(w for w, _ in sessions.values()), sum(c for _, c in sessions.values())
+
+
+def environment() -> dict[str, Any]:
+    """Return versions and hardware of this machine; no names, paths or secrets."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a run's results."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

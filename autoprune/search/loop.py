@@ -1,0 +1,135 @@
+"""The loop: ask -> submit -> record -> tell, until the budget is spent. Resumes from the records alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from optuna.distributions import distribution_to_json
+from optuna.trial import Trial, TrialState
+
+from autoprune.config.model import RunConfig
+from autoprune.policy import Policy
+from autoprune.records import CandidateRecord
+from autoprune.search.executors.base import Executor, Job
+from autoprune.search.objectives import Constraints, Objective
+from autoprune.search.samplers import SAMPLERS, sweep_point
+from autoprune.search.study import memory_study
+from autoprune.space import BoundSpace
+
+REPEATS = 50
+
+
+@dataclass
+class Searcher:
+    """Proposes policies that no record holds yet, and learns from the records that come back.
+
+    Args:
+        config: The run's configuration.
+        space: What may be chosen.
+        objectives: What is optimised.
+        constraints: What is demanded.
+        records: Search records so far, failures included, in order of their numbers.
+    """
+
+    config: RunConfig
+    space: BoundSpace
+    objectives: Sequence[Objective]
+    constraints: Constraints
+    records: Sequence[CandidateRecord]
+    _known: dict[str, CandidateRecord] = field(init=False, default_factory=dict)
+    _pending: dict[str, Trial] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        search = self.config.search
+        seed = (search.seed + 7919 * len(self.records)) % 2**32
+        sampler = SAMPLERS[search.sampler](self.space, seed, search.budget.evaluations)
+        self._study = memory_study(self.records, sampler, [_direction(o) for o in self.objectives])
+        self._known = {r.digest: r for r in self.records}
+        self._next = max((r.number for r in self.records), default=0) + 1
+        if not self.records and search.sampler != "uniform":
+            for number in range(min(search.warm_start, search.budget.evaluations)):
+                self._study.enqueue_trial(sweep_point(self.space, number))
+
+    def propose(self) -> Job | None:
+        """Return the next candidate; None when the sampler repeats itself only, that is the space is used up."""
+        for _ in range(REPEATS):
+            trial = self._study.ask()
+            policy = self.space.suggest(trial)
+            known = self._known.get(policy.digest)
+            if known is not None:
+                self._tell(trial, known)
+            elif policy.digest in self._pending:
+                self._study.tell(trial, state=TrialState.FAIL)
+            else:
+                self._pending[policy.digest] = trial
+                number, self._next = self._next, self._next + 1
+                return Job(number, policy, "short", self._proposal(trial))
+        return None
+
+    def learn(self, record: CandidateRecord) -> None:
+        """Take the record of a proposed candidate."""
+        self._known[record.digest] = record
+        self._tell(self._pending.pop(record.digest), record)
+
+    def _proposal(self, trial: Trial) -> dict[str, Any]:
+        """Return what an index needs to know of a trial, as JSON; NSGA-II finds its generation in `system_attrs`."""
+        frozen = self._study.get_trials(deepcopy=False)[trial.number]
+        return {
+            "params": dict(frozen.params),
+            "distributions": {k: json.loads(distribution_to_json(d)) for k, d in frozen.distributions.items()},
+            "system_attrs": {k: v for k, v in frozen.system_attrs.items() if not k.startswith("fixed_params")},
+        }
+
+    def _tell(self, trial: Trial, record: CandidateRecord) -> None:
+        if record.state != "complete":
+            self._study.tell(trial, state=TrialState.FAIL)
+            return
+        for expression, violation in violations_of(self.constraints, record).items():
+            trial.set_constraint(expression, violation)
+        self._study.tell(trial, [record.values[o.name] for o in self.objectives])
+
+
+def violations_of(constraints: Constraints, record: CandidateRecord) -> dict[str, float]:
+    """Return expression -> violation of a complete record, <= 0 where it holds."""
+    evaluation: Mapping[str, Any] = record.evaluation or {}
+    quality = {name: interval["value"] for name, interval in evaluation["quality"]["val"].items()}
+    latency_ms = record.values.get("latency_ms", next(iter(evaluation["latency"].values()))["ms"])
+    return constraints.violations(quality, latency_ms)
+
+
+def run_loop(searcher: Searcher, executor: Executor, stop: Callable[[], bool], done: int, evaluations: int) -> int:
+    """Evaluate candidates until `evaluations` are done or `stop` says so; return how many are done.
+
+    Args:
+        searcher: Proposes and learns.
+        executor: Evaluates.
+        stop: Asked before each proposal.
+        done: Candidates that records hold already.
+        evaluations: Candidates wanted in all.
+    """
+    underway, exhausted = 0, False
+    while True:
+        while executor.free and done + underway < evaluations and not exhausted and not stop():
+            job = searcher.propose()
+            exhausted = job is None
+            if job is not None:
+                executor.submit(job)
+                underway += 1
+        if not underway:
+            return done
+        for record in executor.collect():
+            underway -= 1
+            done += 1
+            searcher.learn(record)
+
+
+def policy_of(record: CandidateRecord) -> Policy:
+    """Return the policy that a record holds."""
+    return Policy.from_json(record.policy)
+
+
+def _direction(objective: Objective) -> str:
+    return "maximize" if objective.direction == "max" else "minimize"
