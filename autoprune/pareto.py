@@ -82,4 +82,4 @@ def _points(values: npt.ArrayLike) -> Array:
         raise ValueError(f"values must be [n, k]. Got shape {points.shape}.")
     if not np.isfinite(points).all():
         raise ValueError("values must be finite.")
-    return points.reshape(len(points), -1)
+    return points if points.ndim == 2 else points.reshape(0, 1)

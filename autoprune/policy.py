@@ -16,6 +16,17 @@ from autoprune.registry import unknown_name
 SPARSITY_DIGITS = 6
 
 
+def _check_axis(axis: str, name: str) -> None:
+    if name not in AXES[axis]:
+        raise unknown_name(axis, name, list(AXES[axis]))
+
+
+def _check_keys(where: str, data: Mapping[str, Any], known: set[str]) -> None:
+    extra = sorted(set(data) - known)
+    if extra:
+        raise ConfigError(f"{where}: unknown key {extra[0]!r}.", hint=f"Known: {', '.join(sorted(known))}.")
+
+
 @dataclass(frozen=True)
 class Strategy:
     """How units are chosen and the network recovered.
@@ -113,14 +124,3 @@ def candidate_seed(run_seed: int, digest: str) -> int:
     """Return a candidate's seed in [0, 2**31): a function of run seed and policy alone, not of worker or order."""
     mixed = hashlib.sha256(f"{run_seed}:{digest}".encode()).digest()
     return int.from_bytes(mixed[:4], "big") >> 1
-
-
-def _check_axis(axis: str, name: str) -> None:
-    if name not in AXES[axis]:
-        raise unknown_name(axis, name, list(AXES[axis]))
-
-
-def _check_keys(where: str, data: Mapping[str, Any], known: set[str]) -> None:
-    extra = sorted(set(data) - known)
-    if extra:
-        raise ConfigError(f"{where}: unknown key {extra[0]!r}.", hint=f"Known: {', '.join(sorted(known))}.")

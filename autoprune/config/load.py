@@ -9,12 +9,13 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import yaml
 
 from autoprune.config.model import RunConfig
-from autoprune.config.reader import Document, plain_scalar, read_text, scan_yaml
+from autoprune.config.reader import Document, has_only_allowed_characters, read_text, reads_as_text, scan_yaml
 from autoprune.config.validation import check_document
 from autoprune.errors import ConfigError
 
@@ -65,9 +66,23 @@ def load_config(
         ConfigError: `problems` holds every problem as `file:line: dotted.path: problem; allowed; did you mean 'x'`.
     """
     path = Path(path)
-    document, problems = scan_yaml(read_text(path), source=str(path))
+    variables = os.environ if environ is None else environ
+    found = check_config_text(read_text(path), source=str(path), overrides=overrides, environ=variables, name=name)
+    return LoadedConfig(found, path, path.resolve().parent, effective_config(found))
+
+
+def check_config_text(
+    text: str,
+    *,
+    source: str,
+    overrides: Sequence[str] = (),
+    environ: Mapping[str, str] = MappingProxyType({}),
+    name: str | None = None,
+) -> RunConfig:
+    """Return the configuration that YAML text holds; `source` is what messages name. Otherwise as `load_config`."""
+    document, problems = scan_yaml(text, source=source)
     given: list[_Override] = []
-    for override in (*_from_environment(os.environ if environ is None else environ), *_from_arguments(overrides)):
+    for override in (*_from_environment(environ), *_from_arguments(overrides)):
         if isinstance(override, _Override):
             given.append(override)
         else:
@@ -80,7 +95,7 @@ def load_config(
         problems += [f"{_place(places, dotted)}: {text}" for dotted, text in found]
     if problems or isinstance(found, list):
         raise ConfigError("\n".join(problems), problems=problems, hint="`autoprune init` writes a commented example.")
-    return LoadedConfig(found, path, path.resolve().parent, effective_config(found))
+    return found
 
 
 def effective_config(config: RunConfig) -> dict[str, Any]:
@@ -90,7 +105,11 @@ def effective_config(config: RunConfig) -> dict[str, Any]:
 
 def dump_config(config: RunConfig) -> str:
     """Return the configuration as YAML that reads back to an equal one."""
-    return yaml.dump(effective_config(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+    escaped, readable = (
+        yaml.dump(effective_config(config), Dumper=_Dumper, sort_keys=False, allow_unicode=unicode, width=110)
+        for unicode in (False, True)
+    )
+    return readable if has_only_allowed_characters(readable) else escaped
 
 
 def config_digest(config: RunConfig) -> str:
@@ -163,14 +182,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if _reads_as_other(text) else None)
-
-
-def _reads_as_other(text: str) -> bool:
-    try:
-        return not isinstance(plain_scalar(text), str)
-    except ValueError:
-        return True
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if reads_as_text(text) else '"')
 
 
 _Dumper.add_representer(str, _represent_text)

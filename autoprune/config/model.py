@@ -7,6 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
+from autoprune.errors import ConfigError
+from autoprune.requirements import parse_requirement
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
 TARGET_PATTERN = r"^(torch-eager|onnxruntime)-fp32-b[1-9][0-9]{0,4}-t[1-9][0-9]{0,2}$"
 
@@ -72,6 +75,16 @@ class ConstraintsConfig(Section):
     max_latency_ms: PositiveFloat | None = Field(None, description="Highest latency on the first target; null = any.")
     require: tuple[str, ...] = Field((), description="Expressions such as accuracy>=0.96, on val.")
     max_drop: float | None = Field(None, ge=0.0, description="Largest tolerated loss of the first metric.")
+
+    @field_validator("require")
+    @classmethod
+    def _readable_requirements(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            try:
+                parse_requirement(text)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
 
 
 class GroupsConfig(Section):

@@ -19,7 +19,7 @@ from autoprune.errors import ConfigError
 
 MAX_BYTES = 1 << 20
 MAX_LEVELS = 32
-MAX_NODES = 50_000
+MAX_NODES = 20_000
 MAX_DIGITS = 400
 MAX_PROBLEMS = 50
 
@@ -134,6 +134,19 @@ def plain_scalar(text: str) -> Any:
     if _NONFINITE.fullmatch(text) or (is_float and not math.isfinite(float(text))):
         raise ValueError(f"{_short(text)} is not a finite number")
     return float(text) if is_float else text
+
+
+def has_only_allowed_characters(text: str) -> bool:
+    """Return whether the reader takes every character of `text` as it stands."""
+    return _FORBIDDEN.search(text) is None
+
+
+def reads_as_text(text: str) -> bool:
+    """Return whether an unquoted scalar is text rather than a number, a boolean or null."""
+    try:
+        return isinstance(plain_scalar(text), str)
+    except ValueError:
+        return False
 
 
 class _LimitError(Exception):

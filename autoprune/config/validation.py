@@ -126,9 +126,9 @@ def _text(model: type[BaseModel], loc: Loc, detail: ErrorDetails) -> str:
 def _unknown_key(model: type[BaseModel], loc: Loc) -> str:
     *parents, key = [str(part) for part in loc]
     siblings = list(_section_at(model, loc[:-1]).model_fields)
+    by_leaf = {path.rpartition(".")[2]: path for path in reversed(list(key_paths(model)))}
     close = [".".join([*parents, name]) for name in nearest(key, siblings, count=1)]
-    if not close:
-        by_leaf = {path.rpartition(".")[2]: path for path in reversed(list(key_paths(model)))}
+    if key in by_leaf or not close:
         close = [by_leaf[leaf] for leaf in nearest(key, list(by_leaf), count=1)]
     return f"unknown key; allowed: {', '.join(siblings)}{_guess(close)}"
 

@@ -1,4 +1,4 @@
-"""Deployed form -> numbers: what was measured. Predicted numbers have their own type, so neither passes for the other."""
+"""Deployed form -> numbers: what was measured. Predicted numbers have another type, so neither passes for the other."""
 
 from __future__ import annotations
 

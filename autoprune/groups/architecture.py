@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -86,19 +87,24 @@ def check_architecture(model: nn.Module, tensors: Mapping[str, Tensor], architec
             _refuse(name, "names a tensor that another entry names too")
         seen.add(id(tensor))
     architecture_from_json(architecture_to_json(architecture))
+    _check_attributes(dict(model.named_modules(remove_duplicate=False)), architecture)
+
+
+def _check_attributes(modules: Mapping[str, nn.Module], architecture: ArchitecturePlan) -> None:
+    groups: dict[int, int | None] = {}
     for path, values in architecture.attributes.items():
+        module = modules.get(path)
         for attribute, value in values.items():
-            _check_attribute(model, path, attribute, value)
-
-
-def _check_attribute(model: nn.Module, path: str, attribute: str, value: int) -> None:
-    module = dict(model.named_modules()).get(path)
-    old = None if module is None else vars(module).get(attribute)
-    if type(old) is not int or not 1 <= value <= old:
-        raise ArtifactError(
-            f"The plan sets attribute {attribute!r} of module {path!r} to {value}; the model has {old!r} there.",
-            hint="Pass the model definition that was pruned, with the same sizes.",
-        )
+            old = None if module is None else vars(module).get(attribute)
+            if type(old) is not int or not 1 <= value <= old:
+                raise ArtifactError(
+                    f"The plan sets attribute {attribute!r} of module {path!r} to {value}; the model has {old!r} there.",
+                    hint="Pass the model definition that was pruned, with the same sizes.",
+                )
+        groups[id(module)] = values.get("groups")
+    for name, kept in architecture.grouped.items():
+        if groups.get(id(modules[name.rpartition(".")[0]])) != len(kept):
+            _refuse(name, "keeps another number of groups than its convolution")
 
 
 def _refuse(where: str, problem: str) -> NoReturn:
@@ -151,7 +157,7 @@ def _indices(value: object, size: int, where: str) -> tuple[int, ...]:
     index = tuple(_integer(i, where, 0, size) for i in _list(value, where))
     if not index:
         _refuse(where, "must keep at least one index")
-    if any(a >= b for a, b in zip(index, index[1:], strict=False)):
+    if any(a >= b for a, b in pairwise(index)):
         _refuse(where, "must hold ascending indices")
     return index
 
@@ -176,7 +182,7 @@ def _groups(value: object, shape: tuple[int, ...], where: str) -> list[GroupIndi
             _refuse(where, "must have rows and columns for every group")
         groups.append((_indices(entry["rows"], shape[0], where), _indices(entry["columns"], shape[1], where)))
     rows = [row for group, _ in groups for row in group]
-    if not groups or any(a >= b for a, b in zip(rows, rows[1:], strict=False)):
+    if not groups or any(a >= b for a, b in pairwise(rows)):
         _refuse(where, "must hold ascending rows over at least one group")
     if len({(len(r), len(c)) for r, c in groups}) != 1:
         _refuse(where, "must keep equally many rows and columns in every group")

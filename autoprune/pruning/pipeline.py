@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.axes import AXES
+from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, ModelGroups
 from autoprune.policy import Policy
@@ -78,7 +80,8 @@ class Pruner:
         self.groups = groups
         self.task = task
         self.seed = seed
-        self._slicer = Slicer(model, groups.plan, prepared=prepared)
+        self.prepared = prepared
+        self._slicer = Slicer(model, groups.plan)
         self._scores: dict[str, npt.NDArray[np.float64]] = {}
 
     def scores(self, criterion: str, *, seed: int | None = None) -> npt.NDArray[np.float64]:
@@ -95,15 +98,19 @@ class Pruner:
     def cut(self, policy: Policy, *, seed: int | None = None) -> PrunedModel:
         """Return the model sliced to a policy, without any recovery."""
         alive = select(self.groups, policy, lambda name: self.scores(name, seed=seed))
-        return PrunedModel(self._slicer.slice(alive), policy, alive, self._slicer.architecture(alive))
+        return PrunedModel(self._slicer.slice(alive), policy, alive, self._slicer.architecture(alive, self.prepared))
 
     def prune(self, policy: Policy, recovery: Recovery) -> PrunedModel:
         """Return the model sliced to a policy and recovered: fine-tuned, then with BatchNorm estimated anew.
+
+        A policy that removes nothing leaves the trained model as it is.
 
         Raises:
             CandidateError: Recovery diverged, or a criterion or a weight is not finite.
         """
         pruned = self.cut(policy, seed=recovery.seed)
+        if not policy.sparsity:
+            return pruned
         if recovery.steps > 0 and policy.strategy.recovery != "recalibrate":
             fine_tune(pruned.model, self.task, self._context(policy, recovery))
         recalibrate(pruned.model, self.task, limit=recovery.calibration, seed=recovery.seed)
@@ -125,3 +132,23 @@ class Pruner:
             context.teacher = self.model
             context.penalty = distillation_penalty(self.task, self.model, recovery.distillation)
         return context
+
+
+def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | None = None) -> PrunedModel:
+    """Prune one model: find its groups, cut it to a policy, recover it.
+
+    Args:
+        model: The trained model; it is not changed.
+        policy: Sparsity per group name and strategy.
+        task: Gives example inputs, data and loss.
+        recovery: Budget; None only recalibrates BatchNorm.
+
+    Raises:
+        ConfigError: The policy names a group that the model does not have.
+        GroupError: The model has nothing to prune.
+        CandidateError: Recovery diverged, or a criterion is not finite.
+    """
+    dense, prepared = prepare_model(copy.deepcopy(model).eval())
+    groups = find_groups(dense, task.example_inputs(), protect=task.protect)
+    budget = recovery or Recovery(steps=0, batch_size=64, calibration=256)
+    return Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import BinaryIO, NamedTuple, Self
 
 from autoprune.errors import RunLockedError
-from autoprune.storage import dump_json, parse_json, storage_errors
+from autoprune.storage import dump_json, parse_json, remove_stale, storage_errors
 
 LOCK_FILE = "run.lock"
 _POLL_S = 0.02
@@ -29,7 +29,7 @@ class Owner(NamedTuple):
 
 
 class RunLock:
-    """Context manager that owns a run directory.
+    """Context manager that owns a run directory and sweeps up what a killed owner left half-written.
 
     Args:
         run_dir: The directory; created where missing.
@@ -47,6 +47,7 @@ class RunLock:
             handle = self.path.open("a+b")
         try:
             self._acquire(handle)
+            remove_stale(self.path.parent)
         except BaseException:
             handle.close()
             raise

@@ -23,6 +23,3 @@ def open_session(model: nn.Module, target: Target, example: Inputs, *, template:
         CandidateError: No deployed form reproduces the model (stage `export`).
     """
     return RUNTIMES[target.runtime].open(model, target, example, template)
-
-
-deploy = open_session

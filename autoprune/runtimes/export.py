@@ -131,7 +131,8 @@ def _trace(model: nn.Module, example: Inputs, *, optimize: bool, dynamic: bool) 
 
 
 def _dynamic_shapes(model: nn.Module, example: Inputs) -> Any:
-    shapes = torch.export.ShapesCollection()
+    collection: Any = torch.export.ShapesCollection  # torch leaves it untyped
+    shapes = collection()
     for leaf in tensor_leaves(example):
         shapes[leaf] = {0: torch.export.Dim.AUTO}
     return shapes.dynamic_shapes(model, example.args, example.kwargs)

@@ -61,14 +61,15 @@ def _relaxed(source: onnx.ModelProto, split: Split) -> onnx.ModelProto:
     model.CopyFrom(source)
     graph, types = model.graph, _Types.of(model.graph)
     producers = {name: node for node in graph.node for name in node.output}
-    additions: list[onnx.NodeProto] = []
+    nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         if node.op_type == "Reshape":
-            additions.extend(_relax_reshape(node, types, producers, split))
+            nodes.extend(_relax_reshape(node, types, producers, split))
         elif node.op_type == "Expand":
-            additions.extend(_relax_expand(node, types, producers))
-    nodes = _bypass([*additions, *graph.node], _identities(graph, types))
-    alive = list(_alive(nodes, {value.name for value in graph.output}))
+            nodes.extend(_relax_expand(node, types, producers))
+        nodes.append(node)
+    _bypass(nodes, _identities(graph, types))
+    alive = _alive(nodes, {value.name for value in graph.output})
     del graph.node[:]
     graph.node.extend(alive)
     return model
@@ -138,28 +139,23 @@ def _identities(graph: onnx.GraphProto, types: _Types) -> dict[str, str]:
     return found
 
 
-def _bypass(nodes: Sequence[onnx.NodeProto], equal: Mapping[str, str]) -> list[onnx.NodeProto]:
+def _bypass(nodes: Sequence[onnx.NodeProto], equal: Mapping[str, str]) -> None:
     for node in nodes:
         for index, name in enumerate(node.input):
             while name in equal:
                 name = equal[name]
             node.input[index] = name
-    return list(nodes)
 
 
-def _alive(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> Iterator[onnx.NodeProto]:
-    """Yield, in order of execution, the nodes that some output depends on."""
-    producers = {name: node for node in nodes for name in node.output}
-    done: set[int] = set()
-    stack = [(producers[name], False) for name in sorted(outputs, reverse=True) if name in producers]
-    while stack:
-        node, ready = stack.pop()
-        if ready:
-            yield node
-        elif id(node) not in done:
-            done.add(id(node))
-            stack.append((node, True))
-            stack.extend((producers[name], False) for name in reversed(node.input) if name in producers)
+def _alive(nodes: Sequence[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
+    """Return the nodes that some output depends on, in their order: ONNX Runtime's fusions depend on it."""
+    needed = set(outputs)
+    alive: list[onnx.NodeProto] = []
+    for node in reversed(nodes):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            alive.append(node)
+    return alive[::-1]
 
 
 def _constant(name: str, values: Sequence[int]) -> onnx.NodeProto:

@@ -57,34 +57,39 @@ class RunDirectory:
                 f"{self.path} holds files that belong to no run of autoprune.", hint="Choose another --name."
             )
 
-    def prepare(self, config: RunConfig, identity: Mapping[str, str], *, accept_changes: bool) -> None:
+    def prepare(self, config: RunConfig, about: Mapping[str, Any], *, accept_changes: bool) -> None:
         """Create the directory, or check that what it holds may be continued by this configuration.
 
         Args:
             config: The run's configuration.
-            identity: Digests of task source and data, compared on resume.
+            about: Facts kept beside the environment; those under `identity` (digests of task and data) are compared
+                on resume.
             accept_changes: Continue in spite of differences.
 
         Raises:
             ConfigError: The earlier run had another configuration, task or data.
         """
         if self.started and not accept_changes:
-            self._refuse_changes(config, identity)
+            self._refuse_changes(config, about["identity"])
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{self.path} cannot be created: {error.strerror}.") from error
         write_file(self.path / CONFIG_FILE, dump_config(config).encode())
-        document = environment() | {"identity": dict(identity)}
-        write_file(self.path / ENVIRONMENT_FILE, json.dumps(document, indent=2).encode())
+        write_file(self.path / ENVIRONMENT_FILE, json.dumps(environment() | dict(about), indent=2).encode())
+
+    def about(self) -> dict[str, Any]:
+        """Return what `prepare` kept; empty where it cannot be read."""
+        try:
+            document = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return document if isinstance(document, dict) else {}
 
     def _refuse_changes(self, config: RunConfig, identity: Mapping[str, str]) -> None:
         before = read_yaml(self.path / CONFIG_FILE).data
         changed = compare(before, config.model_dump(mode="json"))
-        try:
-            known = json.loads((self.path / ENVIRONMENT_FILE).read_text())["identity"]
-        except (OSError, ValueError, KeyError):
-            known = {}
+        known = self.about().get("identity", {})
         changed += [f"{k} has changed" for k, v in identity.items() if k in known and known[k] != v]
         if changed:
             raise ConfigError(

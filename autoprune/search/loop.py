@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from optuna.distributions import distribution_to_json
-from optuna.trial import Trial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autoprune.config.model import RunConfig
 from autoprune.policy import Policy
@@ -16,7 +14,7 @@ from autoprune.records import CandidateRecord
 from autoprune.search.executors.base import Executor, Job
 from autoprune.search.objectives import Constraints, Objective
 from autoprune.search.samplers import SAMPLERS, sweep_point
-from autoprune.search.study import memory_study
+from autoprune.search.study import memory_study, proposal_of, trial_of
 from autoprune.space import BoundSpace
 
 REPEATS = 50
@@ -39,6 +37,7 @@ class Searcher:
     objectives: Sequence[Objective]
     constraints: Constraints
     records: Sequence[CandidateRecord]
+    _names: list[str] = field(init=False, default_factory=list)
     _known: dict[str, CandidateRecord] = field(init=False, default_factory=dict)
     _pending: dict[str, Trial] = field(init=False, default_factory=dict)
 
@@ -46,7 +45,9 @@ class Searcher:
         search = self.config.search
         seed = (search.seed + 7919 * len(self.records)) % 2**32
         sampler = SAMPLERS[search.sampler](self.space, seed, search.budget.evaluations)
-        self._study = memory_study(self.records, sampler, [_direction(o) for o in self.objectives])
+        self._names = [o.name for o in self.objectives]
+        self._study = memory_study((), sampler, directions_of(self.objectives))
+        self._study.add_trials([self._trial_of(record) for record in self.records])
         self._known = {r.digest: r for r in self.records}
         self._next = max((r.number for r in self.records), default=0) + 1
         if not self.records and search.sampler != "uniform":
@@ -66,7 +67,8 @@ class Searcher:
             else:
                 self._pending[policy.digest] = trial
                 number, self._next = self._next, self._next + 1
-                return Job(number, policy, "short", self._proposal(trial))
+                frozen = self._study.get_trials(deepcopy=False)[trial.number]
+                return Job(number, policy, "short", proposal_of(frozen))
         return None
 
     def learn(self, record: CandidateRecord) -> None:
@@ -74,14 +76,12 @@ class Searcher:
         self._known[record.digest] = record
         self._tell(self._pending.pop(record.digest), record)
 
-    def _proposal(self, trial: Trial) -> dict[str, Any]:
-        """Return what an index needs to know of a trial, as JSON; NSGA-II finds its generation in `system_attrs`."""
-        frozen = self._study.get_trials(deepcopy=False)[trial.number]
-        return {
-            "params": dict(frozen.params),
-            "distributions": {k: json.loads(distribution_to_json(d)) for k, d in frozen.distributions.items()},
-            "system_attrs": {k: v for k, v in frozen.system_attrs.items() if not k.startswith("fixed_params")},
-        }
+    def _trial_of(self, record: CandidateRecord) -> FrozenTrial:
+        trial = trial_of(record, self._names)
+        if record.state == "complete":
+            for expression, violation in violations_of(self.constraints, record).items():
+                trial.set_constraint(expression, violation)
+        return trial
 
     def _tell(self, trial: Trial, record: CandidateRecord) -> None:
         if record.state != "complete":
@@ -89,7 +89,7 @@ class Searcher:
             return
         for expression, violation in violations_of(self.constraints, record).items():
             trial.set_constraint(expression, violation)
-        self._study.tell(trial, [record.values[o.name] for o in self.objectives])
+        self._study.tell(trial, [record.values[name] for name in self._names])
 
 
 def violations_of(constraints: Constraints, record: CandidateRecord) -> dict[str, float]:
@@ -100,30 +100,31 @@ def violations_of(constraints: Constraints, record: CandidateRecord) -> dict[str
     return constraints.violations(quality, latency_ms)
 
 
-def run_loop(searcher: Searcher, executor: Executor, stop: Callable[[], bool], done: int, evaluations: int) -> int:
-    """Evaluate candidates until `evaluations` are done or `stop` says so; return how many are done.
+def run_loop(
+    searcher: Searcher, executor: Executor, stop: Callable[[], bool], evaluations: int
+) -> Iterator[CandidateRecord]:
+    """Evaluate candidates and yield each record once it is on disk and learnt from.
 
     Args:
         searcher: Proposes and learns.
         executor: Evaluates.
-        stop: Asked before each proposal.
-        done: Candidates that records hold already.
-        evaluations: Candidates wanted in all.
+        stop: Asked before each proposal; True ends the search.
+        evaluations: Candidates still wanted.
     """
-    underway, exhausted = 0, False
+    left, underway, exhausted = evaluations, 0, False
     while True:
-        while executor.free and done + underway < evaluations and not exhausted and not stop():
+        while executor.free and left > 0 and not exhausted and not stop():
             job = searcher.propose()
             exhausted = job is None
             if job is not None:
                 executor.submit(job)
-                underway += 1
+                left, underway = left - 1, underway + 1
         if not underway:
-            return done
+            return
         for record in executor.collect():
             underway -= 1
-            done += 1
             searcher.learn(record)
+            yield record
 
 
 def policy_of(record: CandidateRecord) -> Policy:
@@ -131,5 +132,6 @@ def policy_of(record: CandidateRecord) -> Policy:
     return Policy.from_json(record.policy)
 
 
-def _direction(objective: Objective) -> str:
-    return "maximize" if objective.direction == "max" else "minimize"
+def directions_of(objectives: Sequence[Objective]) -> list[str]:
+    """Return Optuna's directions of the objectives."""
+    return ["maximize" if o.direction == "max" else "minimize" for o in objectives]

@@ -32,7 +32,7 @@ from autoprune.groups.types import ModelGroups
 from autoprune.policy import Policy, candidate_seed
 from autoprune.pruning import PrunedModel, Pruner, Recovery
 from autoprune.records import CandidateRecord, Fidelity, RecordStore
-from autoprune.runtimes import OnnxTemplate, Session, Target, deploy, parse_target
+from autoprune.runtimes import OnnxTemplate, Session, Target, open_session, parse_target
 from autoprune.search.executors.base import Job
 from autoprune.search.objectives import Objective, objectives_of, values_of
 from autoprune.space import BoundSpace, load_space
@@ -107,9 +107,9 @@ class Workbench:
         self._dense: Dense | None = None
 
     @property
-    def template(self) -> OnnxTemplate | None:
-        """The dense graph that candidates' weights are bound into; None when no target needs ONNX."""
-        if self._template is None and any(t.runtime == "onnxruntime" for t in self.targets):
+    def template(self) -> OnnxTemplate:
+        """The dense graph that candidates' weights are bound into, exported on first use."""
+        if self._template is None:
             self._template = OnnxTemplate(self.model, self.example)
         return self._template
 
@@ -125,7 +125,9 @@ class Workbench:
 
     def deploy(self, model: nn.Module, target: Target) -> Session:
         """Return a model as the target runs it, its outputs checked against the module's."""
-        return deploy(model, target, self.example, template=self.template)
+        example = self.task.example_inputs(batch_size=target.batch)
+        template = self.template if target.runtime == "onnxruntime" else None
+        return open_session(model, target, example, template=template)
 
     def score(self, session: Session) -> Evaluated:
         """Return the scores of a deployed model on val."""

@@ -67,12 +67,11 @@ def write_file(path: Path, data: bytes) -> None:
 def remove_stale(parent: Path) -> None:
     """Delete the temporaries in `parent` whose writers are dead."""
     with storage_errors(parent):
-        for entry in sorted(parent.glob(f"{_PREFIX}*")):
-            if entry.is_dir() and not entry.is_symlink():
-                if _is_ownerless(entry / MANIFEST):
-                    shutil.rmtree(entry, ignore_errors=True)
-            elif _is_ownerless(entry):
-                entry.unlink(missing_ok=True)
+        for entry in sorted(parent.glob(_PREFIX + 16 * "[0-9a-f]")):
+            if not entry.is_dir():
+                _remove_ownerless(entry)
+            elif not entry.is_symlink() and _remove_ownerless(entry / MANIFEST):
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def read_regular(path: Path, *, limit: int) -> bytes:
@@ -137,11 +136,15 @@ def claim_directory(parent: Path) -> tuple[Path, BinaryIO]:
         manifest.close()
 
 
-def _is_ownerless(path: Path) -> bool:
-    """Tell whether no live process holds the lock of a temporary; one without a file has no owner either."""
+def _remove_ownerless(file: Path) -> bool:
+    """Delete a temporary file that no live process has locked; return whether it is gone.
+
+    It goes while locked: a writer that was about to lock it then sees that it is gone and takes another name.
+    """
     try:
-        with path.open("r+b") as handle:
+        with file.open("r+b") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            file.unlink(missing_ok=True)
     except FileNotFoundError:
         return True
     except BlockingIOError:

@@ -162,7 +162,7 @@ class BaseTask(ABC):
         if not math.isfinite(value):
             raise CandidateError(f"The training loss became {value}.", reason="diverged", stage="recover")
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(model.parameters(), GRADIENT_NORM)
         optimizer.step()
         return value

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from autoprune.errors import AutopruneError, TaskError
+from autoprune.errors import AutopruneError, CandidateError, TaskError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
@@ -33,9 +33,9 @@ def user_code(what: str, *, hint: str = "") -> Iterator[None]:
     """
     try:
         yield
-    except AutopruneError:
-        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, AutopruneError) and not isinstance(error, CandidateError):
+            raise
         raise TaskError(f"{what} raised {describe(error)}.", hint=hint or "Mend the task, then run again.") from error
 
 

@@ -134,7 +134,9 @@ class Task(Protocol):
         """Return inputs for one forward pass."""
         ...
 
-    def batches(self, split: Split, *, seed: int, batch_size: int | None = None, limit: int | None = None) -> Iterable[Any]:
+    def batches(
+        self, split: Split, *, seed: int, batch_size: int | None = None, limit: int | None = None
+    ) -> Iterable[Any]:
         """Yield one pass over a split, shuffled by `seed`; `limit` draws a stratified subset of that many units."""
         ...
 

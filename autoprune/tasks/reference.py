@@ -21,9 +21,9 @@ from autoprune.tasks.protocol import Task
 
 FORM = "Write task: file.py:factory (relative to the config) or task: package.module:factory."
 REQUIRED = (
-    "name metrics protect fingerprint build_model example_inputs batches inputs loss evaluate aggregate recover move "
-    "distill_loss structure corruptions"
-).split()
+    *("name", "metrics", "protect", "fingerprint", "build_model", "example_inputs", "batches", "inputs", "loss"),
+    *("evaluate", "aggregate", "recover", "move", "distill_loss", "structure", "corruptions"),
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,8 @@ def _import_module(name: str, directory: Path) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
-            raise TaskError(f"The task's module {name!r} is not found, neither installed nor in {directory}.", hint=FORM) from error
+            message = f"The task's module {name!r} is not found, neither installed nor in {directory}."
+            raise TaskError(message, hint=FORM) from error
         raise _import_error(name, error) from error
     except (Exception, SystemExit) as error:
         raise _import_error(name, error) from error
@@ -144,13 +145,16 @@ def _make_importable(directory: Path) -> None:
 def _factory_of(module: ModuleType, name: str, reference: str) -> Callable[..., object]:
     factory = getattr(module, name, None)
     if callable(factory):
-        return cast(Callable[..., object], factory)
+        return cast("Callable[..., object]", factory)
     own = [n for n, v in vars(module).items() if callable(v) and getattr(v, "__module__", None) == module.__name__]
     if factory is not None:
         raise TaskError(f"task: {reference!r} names a {type(factory).__name__}, which cannot be called.", hint=FORM)
     close = nearest(name, own, count=1)
     guess = f" Did you mean {close[0]!r}?" if close else ""
-    raise TaskError(f"task: {reference!r}: the module has no {name!r}.{guess}", hint=f"It defines: {', '.join(own) or 'nothing callable'}.")
+    raise TaskError(
+        f"task: {reference!r}: the module has no {name!r}.{guess}",
+        hint=f"It defines: {', '.join(own) or 'nothing callable'}.",
+    )
 
 
 def _check_arguments(factory: Callable[..., object], args: Mapping[str, Any], reference: str) -> None:
@@ -161,7 +165,8 @@ def _check_arguments(factory: Callable[..., object], args: Mapping[str, Any], re
     try:
         signature.bind(**args)
     except TypeError as error:
-        close = [f"{a!r} -> {m!r}" for a in args if a not in signature.parameters for m in nearest(a, list(signature.parameters), count=1)]
+        known = list(signature.parameters)
+        close = [f"{m!r}" for a in args if a not in known for m in nearest(a, known, count=1)]
         guess = f" Did you mean {', '.join(close)}?" if close else ""
         raise TaskError(f"task_args do not fit {reference}: {error}.{guess}", hint=f"It takes {signature}.") from error
 
@@ -174,4 +179,4 @@ def _checked(task: object, reference: str) -> Task:
             f"{reference} returned a {type(task).__name__}, which is no task: it lacks {', '.join(missing)}.",
             hint="Return a ClassificationTask, or an object of a class that derives from autoprune.tasks.BaseTask.",
         )
-    return cast(Task, task)
+    return cast("Task", task)

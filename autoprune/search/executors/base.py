@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from autoprune.policy import Policy
-from autoprune.records import CandidateRecord, Fidelity
+from autoprune.records import CandidateRecord, Fidelity, candidate_id
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Job:
     @property
     def id(self) -> str:
         """Directory name of its record: equal policies at equal fidelity are one candidate."""
-        return f"{self.policy.digest[:16]}-{self.fidelity}"
+        return candidate_id(self.policy.digest, self.fidelity)
 
 
 class Executor(Protocol):

@@ -1,0 +1,69 @@
+"""After a run: rebuild its reports, pick a model, verify it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.console import show, write_json, write_text
+from autoprune.cli.options import DEFAULT_OUTPUT, AsJson, Output, RunName
+
+
+def rebuild_report(name: RunName, output: Output = DEFAULT_OUTPUT, as_json: AsJson = False) -> None:
+    """Rebuild front.csv and front.md from front.json, and show the front."""
+    from autoprune.cli.locate import locate_run
+    from autoprune.report import front_table, read_front, write_front
+
+    directory = locate_run(name, output)
+    front = read_front(directory)
+    write_front(front, directory)
+    if as_json:
+        write_json(front.to_json())
+    else:
+        show(front_table(front))
+
+
+def pick(
+    name: RunName,
+    max_latency_ms: Annotated[float | None, typer.Option(min=0.0, help="Highest latency on the first target.")] = None,
+    require: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC>=VALUE", help="Such as accuracy>=0.93. Repeatable.")
+    ] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Largest loss of the first metric, in its own unit.")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="DIR", help="Copy the model to this directory.")] = None,
+    output: Output = DEFAULT_OUTPUT,
+    as_json: AsJson = False,
+) -> None:
+    """Print the best model that satisfies the demands, and copy it with --to; exit 4 when none does."""
+    from autoprune.cli.copying import copy_member
+    from autoprune.cli.locate import locate_run
+    from autoprune.cli.tables import member_tables
+    from autoprune.report import pick as pick_member
+    from autoprune.report import read_front
+
+    run = locate_run(name, output)
+    front = read_front(run)
+    member = pick_member(front, max_latency_ms=max_latency_ms, require=require or (), max_drop=max_drop)
+    directory = copy_member(run, member, to)
+    if as_json:
+        write_json({"run": front.run, "directory": str(directory), "member": member.model_dump(mode="json")})
+    else:
+        show(*member_tables(front, member))
+        write_text(str(directory))
+
+
+def verify(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Directory of one model.")], as_json: AsJson = False
+) -> None:
+    """Prove in a fresh process that a model is whole and gives its recorded outputs; exit 1 when it does not."""
+    from autoprune.cli.fresh import verify_in_fresh_process
+    from autoprune.cli.tables import verify_tables
+
+    document, code = verify_in_fresh_process(directory)
+    if as_json:
+        write_json(document)
+    else:
+        show(*verify_tables(document))
+    raise typer.Exit(code)

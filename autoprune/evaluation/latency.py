@@ -1,0 +1,226 @@
+"""Two deployed models -> the candidate's latency and its speed-up over the dense model.
+
+The protocol stays right on a busy host: candidate and dense model take turns in random order, the fastest of many
+rounds counts, and a sample during which the process had to wait for a processor is recognised and dropped.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.errors import CandidateError
+from autoprune.evaluation.gate import HostGate
+from autoprune.evaluation.types import Latency
+
+WALL_OVER_CPU = 1.05
+CLOCK_SLACK_MS = 0.02
+UTILISATION_DROP = 0.9
+RESAMPLES = 1000
+_WARM_UP_CALLS = 3
+_MAX_REPEAT = 1000
+_SECTION_S = 0.25
+_CANDIDATE, _DENSE = 0, 1
+
+Call = Callable[[], None]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LatencySettings:
+    """How a measurement is made.
+
+    Args:
+        rounds: Clean samples wanted of each model.
+        threads: Intra-op threads of the target.
+        seed: Of the order within rounds and of the bootstrap.
+        gate: Held exclusively while timing, in sections of about a quarter of a second; None measures ungated.
+        max_retries: How many times `rounds` may be run again to replace polluted samples.
+        sample_ms: Shortest sample; a faster model is called several times in one sample.
+    """
+
+    rounds: int = 30
+    threads: int = 1
+    seed: int = 0
+    gate: HostGate | None = None
+    max_retries: int = 3
+    sample_ms: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Wall and CPU milliseconds a call, each [rounds, 2]: candidate and dense."""
+
+    wall: Floats
+    cpu: Floats
+
+
+def measure_latency(candidate: Call, dense: Call, settings: LatencySettings) -> Latency:
+    """Time one call of the candidate against one call of the dense model.
+
+    Clean samples count by wall time. When too few are clean in spite of retries, the result is marked so, and for
+    one-thread targets CPU time takes the place of wall time: it leaves out the waiting.
+
+    Args:
+        candidate: One forward pass with converted inputs.
+        dense: The same of the dense model, on the same inputs.
+        settings: Rounds, threads, seed, gate.
+
+    Raises:
+        CandidateError: A call fails, or takes no measurable time (stage `latency`).
+    """
+    calls = (candidate, dense)
+    repeats = _calibrate(calls, settings)
+    samples = _sample(calls, repeats, settings)
+    clean = _clean(samples, settings.threads)
+    enough = bool((clean.sum(axis=0) >= _wanted(settings)).all())
+    times = samples.wall if enough or settings.threads > 1 else samples.cpu
+    used = clean if enough else np.ones_like(clean)
+    return _summary(np.where(used, times, np.inf), clean, enough, settings)
+
+
+def _wanted(settings: LatencySettings) -> int:
+    """Return the clean samples without which a measurement is not clean: half of what was asked for."""
+    return max(2, settings.rounds // 2)
+
+
+def _calibrate(calls: tuple[Call, Call], settings: LatencySettings) -> tuple[int, int]:
+    """Warm both models up and return how many calls make one sample of each."""
+    fastest = [math.inf, math.inf]
+    with _section(settings.gate):
+        for _ in range(_WARM_UP_CALLS):
+            for index, call in enumerate(calls):
+                fastest[index] = min(fastest[index], _first_call_ms(call))
+    counts = [min(_MAX_REPEAT, max(1, math.ceil(settings.sample_ms / max(ms, 1e-6)))) for ms in fastest]
+    return counts[_CANDIDATE], counts[_DENSE]
+
+
+def _first_call_ms(call: Call) -> float:
+    start = time.perf_counter()
+    try:
+        call()
+    except Exception as error:
+        raise CandidateError(f"A timed call failed: {error}", reason="error", stage="latency") from error
+    return (time.perf_counter() - start) * 1e3
+
+
+def _sample(calls: tuple[Call, Call], repeats: tuple[int, int], settings: LatencySettings) -> _Samples:
+    """Run rounds until both models have enough clean samples or the retries are used up."""
+    rng = np.random.default_rng(settings.seed)
+    wall: list[list[float]] = []
+    cpu: list[list[float]] = []
+    limit = settings.rounds * (1 + settings.max_retries)
+    clean = np.zeros(2)
+    while len(wall) < limit and (clean < settings.rounds).any():
+        missing = max(1, settings.rounds - int(clean.min()))
+        with _section(settings.gate):
+            end = time.perf_counter() + _SECTION_S
+            for _ in range(min(missing, limit - len(wall))):
+                _round(calls, repeats, rng, wall, cpu)
+                if time.perf_counter() > end:
+                    break
+        clean = _clean(_Samples(np.array(wall), np.array(cpu)), settings.threads).sum(axis=0)
+    return _Samples(np.array(wall), np.array(cpu))
+
+
+def _round(
+    calls: tuple[Call, Call],
+    repeats: tuple[int, int],
+    rng: np.random.Generator,
+    wall: list[list[float]],
+    cpu: list[list[float]],
+) -> None:
+    row_wall, row_cpu = [0.0, 0.0], [0.0, 0.0]
+    order = (_CANDIDATE, _DENSE) if rng.random() < 0.5 else (_DENSE, _CANDIDATE)
+    for index in order:
+        row_wall[index], row_cpu[index] = _time_calls(calls[index], repeats[index])
+    wall.append(row_wall)
+    cpu.append(row_cpu)
+
+
+def _time_calls(call: Call, repeat: int) -> tuple[float, float]:
+    """Return (wall, CPU) milliseconds a call.
+
+    The CPU clock is the process's, not the thread's: a runtime may compute in threads of its own.
+    """
+    loop = range(repeat)
+    start_wall, start_cpu = time.perf_counter(), time.process_time()
+    for _ in loop:
+        call()
+    end_cpu, end_wall = time.process_time(), time.perf_counter()
+    return (end_wall - start_wall) * 1e3 / repeat, (end_cpu - start_cpu) * 1e3 / repeat
+
+
+def _clean(samples: _Samples, threads: int) -> Mask:
+    """Return [rounds, 2] whether the process ran undisturbed during a sample.
+
+    One thread: wall time equals CPU time then. Several threads: no model keeps all of them busy, so a sample's
+    utilisation, CPU / (wall x threads), is held against that of the model's own fastest sample.
+    """
+    if threads == 1:
+        return np.asarray(samples.wall <= WALL_OVER_CPU * samples.cpu + CLOCK_SLACK_MS)
+    utilisation = samples.cpu / (samples.wall * threads)
+    usual = np.take_along_axis(utilisation, samples.wall.argmin(axis=0, keepdims=True), axis=0)
+    return np.asarray(utilisation >= UTILISATION_DROP * usual)
+
+
+def _summary(times: Floats, clean: Mask, enough: bool, settings: LatencySettings) -> Latency:
+    ms, dense_ms = (float(value) for value in times.min(axis=0))
+    if not (0 < ms < math.inf and 0 < dense_ms < math.inf):
+        raise CandidateError(f"Latency must be positive. Got {ms} ms.", reason="nonfinite", stage="latency")
+    own, ratio = _spread(times, np.random.default_rng(settings.seed))
+    return Latency(
+        ms=ms,
+        low=ms / own,
+        high=ms * own,
+        samples=int(np.isfinite(times[:, _CANDIDATE]).sum()),
+        speedup=dense_ms / ms,
+        speedup_low=dense_ms / ms / ratio,
+        speedup_high=dense_ms / ms * ratio,
+        clean=enough,
+        polluted_share=float(1 - clean.mean()),
+        dense_ms=dense_ms,
+    )
+
+
+def _spread(times: Floats, rng: np.random.Generator) -> tuple[float, float]:
+    """Return the factors, >= 1, by which the candidate's latency and the speed-up may be off with 95% confidence.
+
+    Rounds are resampled in pairs, half as many as there are: the ordinary bootstrap of a minimum is inconsistent,
+    that of fewer draws is not (Bickel, Goetze and van Zwet, 1997). A resampled minimum is never below the observed
+    one, so the interval is symmetric in the logarithm.
+    """
+    rounds = len(times)
+    drawn = rng.integers(rounds, size=(RESAMPLES, max(2, rounds // 2)))
+    minima = times[drawn].min(axis=1)
+    minima = minima[np.isfinite(minima).all(axis=1)]
+    if len(minima) == 0:
+        return math.inf, math.inf
+    logs = np.log(minima) - np.log(times.min(axis=0))
+    own, ratio = np.abs(logs[:, _CANDIDATE]), np.abs(logs[:, _DENSE] - logs[:, _CANDIDATE])
+    return math.exp(float(np.quantile(own, 0.95))), math.exp(float(np.quantile(ratio, 0.95)))
+
+
+def _gated(gate: HostGate | None) -> AbstractContextManager[None]:
+    return nullcontext() if gate is None else gate.exclusive()
+
+
+@contextmanager
+def _section(gate: HostGate | None) -> Iterator[None]:
+    """Hold the gate, and keep Python's garbage collector out of the samples."""
+    collecting = gc.isenabled()
+    with _gated(gate):
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()

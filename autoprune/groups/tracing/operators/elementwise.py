@@ -1,0 +1,46 @@
+"""Element-wise operators: channels pass through; those of several operands are united where they meet."""
+
+from __future__ import annotations
+
+from autoprune.groups.tracing.contraction import elementwise
+from autoprune.groups.tracing.labels import Labels
+from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
+
+UNARY = (
+    "_to_copy abs alias atan bernoulli bitwise_not bool ceil celu clone contiguous cos detach detach_ dropout elu erf "
+    "exp expm1 feature_dropout float floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh "
+    "lift_fresh_copy log log1p log2 log_sigmoid logical_not mish nan_to_num neg ones_like positive reciprocal relu "
+    "relu6 round rsqrt selu sgn sigmoid sign silu sin softplus softshrink softsign sqrt square tanh threshold to trunc "
+    "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout"
+).split()
+BINARY = (
+    "__and__ __or__ add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copy "
+    "copysign div eq floor_divide fmod ge gt le lerp logaddexp logical_and logical_or logical_xor lt masked_fill "
+    "maximum minimum mul ne pow remainder rsub sub where xlogy fill true_divide hypot"
+).split()
+IN_PLACE = frozenset(f"{name}_" for name in (*UNARY, *BINARY))
+
+
+@operator(*UNARY)
+def unary(call: Call) -> Labels:
+    """Pass the first operand's channels on; a second tensor, if any, only gives dtype or device."""
+    return Labels(call.shape, call.first.factors)
+
+
+@operator(*BINARY)
+def binary(call: Call) -> Labels:
+    """Unite the channels of all tensor operands under broadcasting."""
+    if not call.single:
+        raise UnsupportedOperatorError(call.name)
+    return elementwise(call.evidence, call.operands, call.shape)
+
+
+@operator("prelu")
+def prelu(call: Call) -> Labels:
+    """Unite the slopes [channels] with dimension 1."""
+    x, slopes = call.labels("input"), call.labels("weight")
+    slopes = slopes.moved(slopes.shape + (1,) * max(len(x.shape) - 2, 0), {0: 0})
+    return elementwise(call.evidence, [x, slopes], call.shape)
+
+
+operator("_prelu_kernel")(binary)

@@ -1,0 +1,63 @@
+"""Reductions and scans: other dimensions' channels pass; over channels, sums are noted and the rest keeps them whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from autoprune.groups.tracing.contraction import elementwise, sum_over
+from autoprune.groups.tracing.labels import Labels
+from autoprune.groups.tracing.operators.registry import Call, Result, operator, normalised_dims
+
+
+@operator("mean", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "sum", "nansum")
+def statistic(call: Call) -> Result:
+    """Pool values over channels; with fewer channels it is the same statistic of what is left."""
+    x = call.first
+    dims = normalised_dims(call.arguments.get("dim"), len(x.shape))
+    for factor in x.factors:
+        call.evidence.statistic(factor, tuple(d for d in factor.visible if d in dims))
+    return _reduced(call, x, dims)
+
+
+@operator("amax", "amin", "argmax", "argmin", "max", "min", "prod", "any", "all", "median", "logsumexp", "mode")
+def extremum(call: Call) -> Result:
+    """Reduce; which channel wins depends on all of them, so channels stay."""
+    if "other" in call.arguments:
+        return elementwise(call.evidence, call.operands, call.shape)
+    x = call.first
+    dims = normalised_dims(call.arguments.get("dim"), len(x.shape))
+    _pin(call, x, dims)
+    return _reduced(call, x, dims)
+
+
+@operator("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin", "cumsum", "cumprod", "sort", "argsort")
+def scan(call: Call) -> Result:
+    """Mix values along one dimension without removing it."""
+    x = call.first
+    _pin(call, x, normalised_dims(call["dim"], len(x.shape)))
+    results = [Labels(shape, x.factors) for shape in call.shapes]
+    return results[0] if call.single else results
+
+
+@operator("topk", "kthvalue")
+def topk(call: Call) -> Result:
+    """Choose positions along one dimension."""
+    x = call.first
+    dims = normalised_dims(call["dim"], len(x.shape))
+    _pin(call, x, dims)
+    return _reduced(call, x, dims)
+
+
+def _pin(call: Call, x: Labels, dims: Collection[int]) -> None:
+    for factor in x.factors:
+        call.evidence.pin(factor, tuple(d for d in factor.visible if d in dims), f"{call.name} over it")
+
+
+def _reduced(call: Call, x: Labels, dims: Collection[int]) -> Result:
+    rest = tuple(kept for f in x.factors if (kept := sum_over(f, dims)) is not None)
+    labels = Labels(x.shape, rest)
+    if len(call.shape) < len(x.shape):
+        place: dict[int, int | None] = {d: d - sum(r < d for r in dims) for d in range(len(x.shape)) if d not in dims}
+        labels = labels.moved(call.shape, place)
+    results = [Labels(shape, labels.factors) for shape in call.shapes]
+    return results[0] if call.single else results

@@ -1,0 +1,159 @@
+"""The operators that the tracer understands: one function a family, found by the ATen operator's name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch.fx import Node
+
+from autoprune.groups.tracing.evidence import Evidence
+from autoprune.groups.tracing.labels import Factor, Labels
+from autoprune.groups.types import IntArray
+from autoprune.registry import Registry
+
+Result = Labels | list[Labels]
+Handler = Callable[["Call"], Result]
+
+
+class UnsupportedOperatorError(Exception):
+    """An operator, or a use of it, that the tracer does not understand; its operands then stay whole."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupedColumns:
+    """Input channels of a grouped convolution's weight.
+
+    Args:
+        atoms: [groups, in / groups], united with what the input carries.
+    """
+
+    atoms: IntArray
+
+
+@dataclass
+class Weights:
+    """The model's own tensors: which atoms are theirs, and which of their dimensions make channels.
+
+    Args:
+        labels: Name -> labels; a tensor that has several names stands under the first one.
+        producers: (name, dim) whose rows make channels, in order of first use.
+        grouped: Name of a grouped convolution's weight -> its columns.
+        convolutions: Names of weights owned by a convolution module, whose `groups` can be changed.
+    """
+
+    labels: dict[str, Labels] = field(default_factory=dict)
+    producers: dict[tuple[str, int], None] = field(default_factory=dict)
+    grouped: dict[str, GroupedColumns] = field(default_factory=dict)
+    convolutions: frozenset[str] = frozenset()
+    _first_atom: dict[int, tuple[str, int]] = field(default_factory=dict)
+
+    def add(self, name: str, labels: Labels) -> None:
+        """Record a tensor whose every factor covers one dimension."""
+        self.labels[name] = labels
+        for factor in labels.factors:
+            self._first_atom[int(factor.atoms[0])] = (name, factor.visible[0])
+
+    def source(self, factor: Factor) -> tuple[str, int] | None:
+        """Return (name, dim) of the tensor whose whole dimension the factor is, whatever views lie between."""
+        if factor.atoms.ndim != 1:
+            return None
+        found = self._first_atom.get(int(factor.atoms[0]))
+        if found is None:
+            return None
+        own = self.labels[found[0]].at(found[1])
+        same = own is not None and own.atoms.shape == factor.atoms.shape and bool((own.atoms == factor.atoms).all())
+        return found if same else None
+
+    def note_producer(self, labels: Labels, dim: int) -> None:
+        """Record that a contraction with a parameter makes channels out of one of its dimensions."""
+        factor = labels.at(dim)
+        source = None if factor is None else self.source(factor)
+        if source is not None:
+            self.producers.setdefault(source)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operator's call in the graph.
+
+    Args:
+        evidence: Where conclusions go.
+        weights: The model's own tensors.
+        name: The operator's name without overload.
+        arguments: By the names of its schema, defaults included.
+        known: Labels of the nodes so far.
+        shapes: Of its results.
+        single: Whether the result is one tensor rather than a sequence.
+    """
+
+    evidence: Evidence
+    weights: Weights
+    name: str
+    arguments: Mapping[str, Any]
+    known: Mapping[Node, Result]
+    shapes: tuple[tuple[int, ...], ...]
+    single: bool
+
+    def __getitem__(self, argument: str) -> Any:
+        return self.arguments[argument]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the (first) result."""
+        return self.shapes[0]
+
+    @property
+    def operands(self) -> list[Labels]:
+        """Labels of all arguments that are tensors."""
+        return [self._of(value) for value in self.arguments.values() if isinstance(value, Node) and value in self.known]
+
+    @property
+    def first(self) -> Labels:
+        """Labels of the first argument."""
+        return self._of(next(iter(self.arguments.values())))
+
+    def labels(self, argument: str) -> Labels:
+        """Return the labels of a tensor argument."""
+        return self._of(self.arguments[argument])
+
+    def optional(self, argument: str) -> Labels | None:
+        """Return the labels of a tensor argument that may be None."""
+        value = self.arguments.get(argument)
+        return None if value is None else self._of(value)
+
+    def sequence(self, argument: str) -> list[Labels]:
+        """Return the labels of an argument that is a list of tensors."""
+        return [self._of(value) for value in self.arguments[argument]]
+
+    def dim(self, argument: str, rank: int) -> int:
+        """Return a dimension argument counted from the front."""
+        return int(self.arguments[argument]) % rank
+
+    def _of(self, value: object) -> Labels:
+        found = self.known.get(value) if isinstance(value, Node) else None
+        if not isinstance(found, Labels):
+            raise UnsupportedOperatorError(f"an operand of {self.name} is not a plain tensor")
+        return found
+
+
+OPERATORS: Registry[Handler] = Registry("operator")
+
+
+def operator(*names: str) -> Callable[[Handler], Handler]:
+    """Return a decorator that registers a handler for ATen operators of these names, in-place forms aside."""
+
+    def register(handler: Handler) -> Handler:
+        for name in names:
+            OPERATORS.register(name)(handler)
+        return handler
+
+    return register
+
+
+def normalised_dims(dims: int | Sequence[int] | None, rank: int) -> tuple[int, ...]:
+    """Return dimensions counted from the front; None or an empty list means all of them."""
+    if dims is None or (not isinstance(dims, int) and not dims):
+        return tuple(range(rank))
+    return tuple(d % rank for d in ([dims] if isinstance(dims, int) else dims))

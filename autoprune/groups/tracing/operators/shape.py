@@ -1,0 +1,148 @@
+"""Operators that only rearrange: view, permute, squeeze, expand, repeat, cat, stack, split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autoprune.groups.tracing.contraction import elementwise
+from autoprune.groups.tracing.labels import Labels
+from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
+from autoprune.groups.tracing.reshaping import concatenate, repeat_each, repeat_whole, split, view
+
+
+@operator("view", "reshape", "flatten", "unflatten", "_unsafe_view", "view_as", "reshape_as")
+def reshape(call: Call) -> Labels:
+    """See the same elements under another shape."""
+    if "dtype" in call.arguments:
+        raise UnsupportedOperatorError("view under another dtype")
+    return view(call.evidence, call.first, call.shape)
+
+
+@operator("permute")
+def permute(call: Call) -> Labels:
+    """Reorder dimensions."""
+    x = call.first
+    return _permuted(x, [d % len(x.shape) for d in call["dims"]])
+
+
+@operator("transpose", "swapaxes", "swapdims")
+def transpose(call: Call) -> Labels:
+    """Exchange two dimensions."""
+    x = call.first
+    a, b = (int(d) % len(x.shape) for d in list(call.arguments.values())[1:3])
+    order = list(range(len(x.shape)))
+    order[a], order[b] = b, a
+    return _permuted(x, order)
+
+
+@operator("t", "numpy_T")
+def reverse(call: Call) -> Labels:
+    """Reverse the order of dimensions."""
+    return _permuted(call.first, list(range(len(call.shape)))[::-1])
+
+
+@operator("mT")
+def matrix_transpose(call: Call) -> Labels:
+    """Exchange the last two dimensions."""
+    order = list(range(len(call.shape)))
+    order[-2:] = order[:-3:-1]
+    return _permuted(call.first, order)
+
+
+@operator("movedim", "moveaxis")
+def movedim(call: Call) -> Labels:
+    """Move dimensions to other places, the others keeping their order."""
+    rank = len(call.shape)
+    source, destination = (
+        [d % rank for d in ([value] if isinstance(value, int) else value)]
+        for value in (call["source"], call["destination"])
+    )
+    order = [d for d in range(rank) if d not in source]
+    for place, dim in sorted(zip(destination, source, strict=True)):
+        order.insert(place, dim)
+    return _permuted(call.first, order)
+
+
+@operator("unsqueeze")
+def unsqueeze(call: Call) -> Labels:
+    """Insert a dimension of size 1."""
+    new = call.dim("dim", len(call.shape))
+    return call.first.moved(call.shape, {d: d + (d >= new) for d in range(len(call.first.shape))})
+
+
+@operator("squeeze")
+def squeeze(call: Call) -> Labels:
+    """Remove dimensions of size 1."""
+    x = call.first
+    rank = len(x.shape)
+    asked = call.arguments.get("dim")
+    among = range(rank) if asked is None else [d % rank for d in ([asked] if isinstance(asked, int) else asked)]
+    gone = [d for d in among if x.shape[d] == 1]
+    return x.moved(call.shape, {d: d - sum(g < d for g in gone) for d in range(rank) if d not in gone})
+
+
+@operator("expand", "broadcast_to", "expand_as")
+def expand(call: Call) -> Labels:
+    """Repeat dimensions of size 1, which carry no channels."""
+    lead = len(call.shape) - len(call.first.shape)
+    return call.first.moved(call.shape, {d: d + lead for d in range(len(call.first.shape))})
+
+
+@operator("repeat", "tile")
+def repeat(call: Call) -> Labels:
+    """Repeat the whole tensor along dimensions."""
+    times = [int(n) for n in list(call.arguments.values())[1]]
+    times = [1] * (len(call.shape) - len(times)) + times
+    lead = len(call.shape) - len(call.first.shape)
+    x = call.first.moved((1,) * lead + call.first.shape, {d: d + lead for d in range(len(call.first.shape))})
+    for dim, count in enumerate(times):
+        x = repeat_whole(call.evidence, x, dim, count)
+    return x
+
+
+@operator("repeat_interleave")
+def repeat_interleave(call: Call) -> Labels:
+    """Repeat every index of one dimension."""
+    times, dim = call["repeats"], call.arguments.get("dim")
+    if not isinstance(times, int) or dim is None:
+        raise UnsupportedOperatorError("repeat_interleave by a tensor or of the flat tensor")
+    return repeat_each(call.evidence, call.first, int(dim) % len(call.shape), times)
+
+
+@operator("cat", "concat", "concatenate")
+def cat(call: Call) -> Labels:
+    """Lay tensors one after the other; legacy empty ones are left out."""
+    parts = [x for x in call.sequence("tensors") if len(x.shape) == len(call.shape)]
+    return concatenate(call.evidence, parts, call.dim("dim", len(call.shape)), call.shape)
+
+
+@operator("stack")
+def stack(call: Call) -> Labels:
+    """Lay tensors one after the other along a new dimension."""
+    new = call.dim("dim", len(call.shape))
+    parts = [
+        x.moved((*x.shape[:new], 1, *x.shape[new:]), {d: d + (d >= new) for d in range(len(x.shape))})
+        for x in call.sequence("tensors")
+    ]
+    return concatenate(call.evidence, parts, new, call.shape)
+
+
+@operator("chunk", "split", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")
+def pieces(call: Call) -> list[Labels]:
+    """Cut a dimension into consecutive pieces."""
+    x = call.first
+    return split(call.evidence, x, call.dim("dim", len(x.shape)), call.shapes)
+
+
+@operator("glu")
+def glu(call: Call) -> Labels:
+    """Gate the first half of a dimension with the second."""
+    dim = call.dim("dim", len(call.shape))
+    first, second = split(call.evidence, call.first, dim, [call.shape, call.shape])
+    return elementwise(call.evidence, [first, second], call.shape)
+
+
+def _permuted(x: Labels, order: Sequence[int]) -> Labels:
+    """Return labels whose dimension i is `order[i]` of `x`."""
+    shape = tuple(x.shape[d] for d in order)
+    return x.moved(shape, {d: place for place, d in enumerate(order)})

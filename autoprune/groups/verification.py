@@ -1,0 +1,249 @@
+"""Groups -> groups that are proven: cut them, export again, and compare every tensor's shape with the prediction.
+
+A forward pass that runs proves nothing: `view(B, N, heads, -1)` runs and is wrong after a head is cut. So the pruned
+model's graph must have the same operators, the same constants, and exactly the shapes that the labels predict. Where
+it has not, integer attributes of modules (num_heads, split_size) are patched; what cannot be fixed is protected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+
+import numpy as np
+from torch.export import ExportedProgram
+from torch.fx import Node
+from torch.utils._pytree import tree_leaves
+
+from autoprune.errors import AutopruneError
+from autoprune.groups.assembly import Assembly, RuleSite, assemble
+from autoprune.groups.slicing import slice_model
+from autoprune.groups.tracing import Trace, export_program, partition
+from autoprune.groups.tracing.labels import BoolArray, Labels
+from autoprune.groups.tracing.tracer import module_path, tensor_shapes
+from autoprune.groups.types import NO_UNIT, ModelGroups, PruningGroup
+from autoprune.tasks.protocol import Inputs
+
+VANISHING = ("contiguous", "clone", "alias", "detach")
+SIZE_ATTRIBUTES = frozenset(
+    {"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "embedding_dim"}
+    | {"num_embeddings", "num_parameters", "groups"}
+)
+REMOVED = (0.35, 0.55)
+MAX_PATCHES = 3
+MAX_TRIES = 40
+MAX_EXPORTS = 400
+
+Patch = tuple[RuleSite, ...]
+
+
+def verify(trace: Trace, inputs: Inputs, *, seed: int = 0) -> ModelGroups:
+    """Return groups of which any subset of units can be cut; one more export when nothing is wrong.
+
+    Args:
+        trace: The walked graph; what must be protected is added to its evidence.
+        inputs: Those of the trace.
+        seed: Of the units that are cut to try.
+    """
+    return _Verifier(trace, inputs, np.random.default_rng(seed)).run()
+
+
+@dataclass
+class _Verifier:
+    """State of one verification.
+
+    Args:
+        rules: Attribute patches found so far.
+        sound: Keys of groups that passed alone.
+        known: Names of attributes that helped together, tried first on the next group.
+        exports: How many were made.
+    """
+
+    trace: Trace
+    inputs: Inputs
+    rng: np.random.Generator
+    rules: list[RuleSite] = field(default_factory=list)
+    sound: set[tuple[str, int]] = field(default_factory=set)
+    known: list[frozenset[str]] = field(default_factory=list)
+    exports: int = 0
+
+    def run(self) -> ModelGroups:
+        """Check all groups at once; where that fails repair one by one, and check again."""
+        while True:
+            assembly = self._assemble()
+            groups = assembly.groups.groups
+            if not groups or self._problem(assembly, groups) is None:
+                return assembly.groups
+            if not self._repair(assembly):
+                self._protect_first_conflict(assembly)
+
+    def _assemble(self, extra: Sequence[RuleSite] = ()) -> Assembly:
+        return assemble(self.trace, partition(self.trace.evidence), (*self.rules, *extra))
+
+    def _repair(self, assembly: Assembly) -> bool:
+        """Check every group alone; patch it, change its axis or protect it. Return whether anything changed."""
+        changed = False
+        for group in assembly.groups.groups:
+            if (group.name, group.width) in self.sound:
+                continue
+            problem = self._problem(assembly, [group])
+            patch = None if problem is None else self._find_patch(assembly, group)
+            if problem is None or patch is not None:
+                self.sound.add((group.name, group.width))
+            if patch is not None:
+                self.rules.extend(patch)
+            elif problem is not None:
+                self._give_up(assembly, group, problem)
+            changed |= problem is not None
+        return changed
+
+    def _give_up(self, assembly: Assembly, group: PruningGroup, problem: str) -> None:
+        """Cut the group's views along another axis next time; protect the group when there is none."""
+        evidence = self.trace.evidence
+        evidence.module = evidence.node = ""
+        reason = f"a size in the source does not follow it: {problem}"
+        axes = partition(evidence).axes
+        views = [b for b in evidence.blocks if b.kind == "view" and _touches(assembly, group, b.atoms)]
+        cut = [(block, axes.axis_of[block]) for block in views]
+        if not any(axis is not None for _, axis in cut):
+            evidence.freeze_atoms(np.flatnonzero(_atoms_of(assembly, group)), reason)
+        for block, axis in cut:
+            if axis is not None:
+                evidence.fix(block.axis(axis), reason)
+
+    def _protect_first_conflict(self, assembly: Assembly) -> None:
+        """Add groups one by one; the first with which the rest fails is protected."""
+        accepted: list[PruningGroup] = []
+        for group in assembly.groups.groups:
+            problem = self._problem(assembly, [*accepted, group]) if accepted else None
+            if problem is not None:
+                break
+            accepted.append(group)
+        self.trace.evidence.module = self.trace.evidence.node = ""
+        reason = "it fails together with other groups"
+        self.trace.evidence.freeze_atoms(np.flatnonzero(_atoms_of(assembly, group)), reason)
+
+    def _find_patch(self, assembly: Assembly, group: PruningGroup) -> Patch | None:
+        """Return the smallest set of attributes with which the group can be cut."""
+        alive = self._sample(assembly, [group])
+        for tried, patch in enumerate(self._patches(assembly, alive)):
+            if tried >= MAX_TRIES:
+                break
+            patched = self._assemble(patch)
+            if self._problem(patched, [group], alive) is None:
+                self.known.append(_names(patch))
+                return patch
+        return None
+
+    def _patches(self, assembly: Assembly, alive: BoolArray) -> Iterator[Patch]:
+        """Yield sets of patches, first those by names that helped before, then by size."""
+        candidates = self._candidates(assembly, alive)
+        sets = [p for n in range(1, MAX_PATCHES + 1) for p in combinations(candidates, n)]
+        flat = [tuple(site for sites in chosen for site in sites) for chosen in sets[: 10 * MAX_TRIES]]
+        yield from sorted(flat, key=lambda patch: _names(patch) not in self.known)
+
+    def _candidates(self, assembly: Assembly, alive: BoolArray) -> list[Patch]:
+        """Return integer attributes equal to a size that changes in a tensor made by their module.
+
+        A literal in the graph may come from an attribute, a constant or `x.shape`: the graph cannot tell, so they are
+        tried. Equal attributes that change equally in several modules are tried together.
+        """
+        found: dict[tuple[str, int, int], dict[str, RuleSite]] = {}
+        atoms_alive = _alive_atoms(assembly, alive)
+        for node, result in self.trace.labels.items():
+            path = module_path(node)
+            attributes = _integer_attributes(self.trace, path)
+            for labels in [result] if isinstance(result, Labels) else result:
+                for dim, new in enumerate(labels.pruned_shape(atoms_alive)):
+                    factor = labels.at(dim)
+                    if factor is None or new == labels.shape[dim]:
+                        continue
+                    atoms = factor.along(factor.position(dim))
+                    for name in (n for n, value in attributes.items() if value == labels.shape[dim]):
+                        sites = found.setdefault((name, labels.shape[dim], new), {})
+                        sites.setdefault(path, RuleSite(path, name, atoms))
+        return [tuple(sites.values()) for sites in found.values()]
+
+    def _sample(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> BoolArray:
+        """Draw living units: somewhat less than half of each group's go, not the same share everywhere."""
+        alive = np.ones(assembly.groups.plan.unit_count, dtype=np.bool_)
+        for group in groups:
+            removed = max(1, int(self.rng.uniform(*REMOVED) * group.width))
+            alive[group.start + self.rng.permutation(group.width)[:removed]] = False
+        return alive
+
+    def _problem(
+        self, assembly: Assembly, groups: Sequence[PruningGroup], alive: BoolArray | None = None
+    ) -> str | None:
+        """Return the first thing that is wrong when units of `groups` are cut, or None."""
+        if self.exports >= MAX_EXPORTS:
+            return "the model needs too many trials to be verified"
+        self.exports += 1
+        alive = self._sample(assembly, groups) if alive is None else alive
+        try:
+            pruned = slice_model(self.trace.model, assembly.groups.plan, alive)
+            program = export_program(pruned, self.inputs)
+        except AutopruneError as error:
+            return str(error)
+        return mismatch(self.trace, program, _alive_atoms(assembly, alive))
+
+
+def mismatch(trace: Trace, program: ExportedProgram, alive: BoolArray) -> str | None:
+    """Return the first difference between a pruned model's graph and the prediction, or None.
+
+    Args:
+        alive: [atoms] those that the pruned model has.
+    """
+    before, after = _operators(trace.program), _operators(program)
+    if len(before) != len(after):
+        return f"the graph has {len(after)} operators, not {len(before)}"
+    for old, new in zip(before, after, strict=True):
+        if old.target != new.target:
+            return f"{old.name} became {new.name}"
+        if _constants(old) != _constants(new):
+            return f"a constant of {old.name} changed"
+        shapes = tensor_shapes(new.meta.get("val"))
+        result = trace.labels.get(old)
+        if shapes is None or result is None:
+            continue
+        predicted = tuple(r.pruned_shape(alive) for r in ([result] if isinstance(result, Labels) else result))
+        if predicted != shapes:
+            return f"{old.name} has shape {_show(shapes)}, not {_show(predicted)}"
+    return None
+
+
+def _operators(program: ExportedProgram) -> list[Node]:
+    """Return the calls in order, without those that may vanish when a dimension becomes 1."""
+    calls = (node for node in program.graph.nodes if node.op == "call_function")
+    return [node for node in calls if not any(name in str(node.target) for name in VANISHING)]
+
+
+def _constants(node: Node) -> list[str]:
+    """Return all constants but integers, which are sizes; as text, in which nan equals itself."""
+    return [repr(x) for x in tree_leaves((node.args, node.kwargs)) if type(x) in (float, bool, str)]
+
+
+def _show(shapes: tuple[tuple[int, ...], ...]) -> str:
+    return str(shapes[0] if len(shapes) == 1 else shapes)
+
+
+def _names(patch: Patch) -> frozenset[str]:
+    return frozenset(site.attribute for site in patch)
+
+
+def _atoms_of(assembly: Assembly, group: PruningGroup) -> BoolArray:
+    return (assembly.unit_of >= group.start) & (assembly.unit_of < group.start + group.width)
+
+
+def _touches(assembly: Assembly, group: PruningGroup, atoms: np.ndarray) -> bool:
+    return bool(_atoms_of(assembly, group)[atoms.ravel()].any())
+
+
+def _alive_atoms(assembly: Assembly, alive: BoolArray) -> BoolArray:
+    return np.append(alive, True)[np.where(assembly.unit_of == NO_UNIT, -1, assembly.unit_of)]
+
+
+def _integer_attributes(trace: Trace, path: str) -> dict[str, int]:
+    values = vars(trace.model.get_submodule(path))
+    return {k: v for k, v in values.items() if type(v) is int and k not in SIZE_ATTRIBUTES}

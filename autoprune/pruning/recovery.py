@@ -1,0 +1,114 @@
+"""Pruned model -> recovered model: BatchNorm estimated anew, weights fine-tuned, the dense model as teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import CandidateError, ConfigError, TaskError
+from autoprune.tasks.protocol import RecoverContext, Task
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def recalibrate(model: nn.Module, task: Task, *, limit: int, seed: int) -> None:
+    """Estimate BatchNorm statistics anew, as a cumulative average over `calibration` (Li et al., EagleEye, ECCV 2020).
+
+    Only BatchNorms run in training mode, so dropout stays off. A model without running statistics is left as it is.
+
+    Args:
+        model: Changed in place; modes and momenta end as they were.
+        task: Gives the calibration data.
+        limit: Units to average over.
+        seed: Seed of their draw.
+
+    Raises:
+        TaskError: There is no calibration data.
+        CandidateError: A statistic is not finite.
+    """
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS) and m.running_mean is not None]
+    if not norms:
+        return
+    modes = [(m, m.training) for m in model.modules()]
+    momenta = [m.momentum for m in norms]
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    try:
+        count = _run_over(model, task, limit, seed)
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, training in modes:
+            module.training = training
+    if count == 0:
+        raise TaskError("batches('calibration') yields nothing.", hint="Give the task calibration data.")
+    _demand_finite(model, "A BatchNorm statistic", reason="nonfinite")
+
+
+def fine_tune(model: nn.Module, task: Task, ctx: RecoverContext) -> None:
+    """Train by the task's own `recover`; the model ends on the CPU in eval mode.
+
+    torch's global random state, which dropout draws from, is seeded by `ctx.seed` inside and restored after.
+
+    Raises:
+        CandidateError: A weight is not finite afterwards.
+    """
+    devices = [ctx.device] if ctx.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(ctx.seed)
+        task.recover(model, ctx)
+    model.cpu().eval()
+    _demand_finite(model, "A weight", reason="diverged")
+
+
+def distillation_penalty(task: Task, teacher: nn.Module, weight: float) -> Callable[[nn.Module, Any, Any], Tensor]:
+    """Return a penalty for `RecoverContext`: `weight` times the task's distance from the teacher's outputs.
+
+    Args:
+        task: Gives `distill_loss`.
+        teacher: The dense model; put into eval mode. A copy is made where training runs on another device.
+        weight: In [0, 1].
+    """
+    if not 0.0 <= weight <= 1.0:
+        raise ConfigError(f"The distillation weight must lie in [0, 1]. Got {weight}.")
+    teachers = {_device(teacher): teacher.eval()}
+
+    def penalty(model: nn.Module, outputs: Any, batch: Any) -> Tensor:
+        device = _device(model)
+        if device not in teachers:
+            teachers[device] = copy.deepcopy(teacher).to(device)
+        args, kwargs = task.inputs(batch)
+        with torch.no_grad():
+            target = task.structure(teachers[device](*args, **kwargs))
+        return weight * task.distill_loss(task.structure(outputs), target, batch)
+
+    return penalty
+
+
+def _run_over(model: nn.Module, task: Task, limit: int, seed: int) -> int:
+    device = _device(model)
+    count = 0
+    with torch.no_grad():
+        for batch in task.batches("calibration", seed=seed, limit=limit):
+            args, kwargs = task.inputs(task.move(batch, device))
+            model(*args, **kwargs)
+            count += 1
+    return count
+
+
+def _device(model: nn.Module) -> torch.device:
+    first = next(model.parameters(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _demand_finite(model: nn.Module, what: str, *, reason: str) -> None:
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise CandidateError(f"{what} is not finite after recovery: {name!r}.", reason=reason, stage="recover")

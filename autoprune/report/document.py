@@ -1,0 +1,321 @@
+"""The front as a document: what `front.json` holds, and everything that reports are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic.functional_validators import AfterValidator
+
+from autoprune.errors import StorageError
+from autoprune.storage import dump_json, parse_json, read_regular
+
+FRONT_LIMIT = 64 << 20
+_SHOWN_PROBLEMS = 3
+
+
+def _inside(path: str) -> str:
+    """Refuse a path that is absolute or leaves its directory."""
+    parts = PurePosixPath(path).parts
+    if not parts or ".." in parts or parts[0] == "/" or "\\" in path or "\0" in path:
+        raise ValueError("must be a relative path without '..'")
+    return path
+
+
+RelativePath = Annotated[str, AfterValidator(_inside)]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Part(BaseModel):
+    """Base of all parts: frozen, strict about keys, every number finite."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Objective(Part):
+    """What was optimised; `target` names the deployment of a latency, `scale` the scale on which it is compared."""
+
+    name: str
+    direction: Literal["min", "max"]
+    unit: str
+    target: str | None = None
+    scale: Literal["linear", "log"] = "linear"
+
+
+class Constraint(Part):
+    """A demand on the models, with the ids of the members that satisfy it."""
+
+    expression: str
+    satisfied_by: tuple[str, ...] = ()
+
+
+class TargetInfo(Part):
+    """Where and how one latency was measured."""
+
+    runtime: str
+    runtime_version: str
+    precision: str
+    batch: int
+    threads: int
+    shape: str
+    device: str
+    host: str
+    protocol: str
+
+
+class Provenance(Part):
+    """What the run was made with; `test_reads` counts how often the test split was read."""
+
+    autoprune: str
+    commit: str | None = None
+    versions: dict[str, str]
+    seed: int
+    task_sha256: str
+    data_fingerprint: str
+    config_sha256: str
+    test_reads: NonNegativeInt
+
+
+class CostOnly(Part):
+    """How well cost alone predicts quality: what a predictor has to beat."""
+
+    kendall_tau: float | None = None
+    concordance: float | None = None
+
+
+class PredictorInfo(Part):
+    """How far the learned predictor was right on candidates it had not seen."""
+
+    kendall_tau: float | None = None
+    same_cost_concordance: float | None = None
+    cost_only: CostOnly = CostOnly()
+    coverage_90: float | None = None
+    n: NonNegativeInt
+    fallback_used: bool
+
+
+class EvaluationCounts(Part):
+    """Candidates evaluated at each fidelity, and those that failed."""
+
+    proxy: NonNegativeInt = 0
+    short: NonNegativeInt = 0
+    full: NonNegativeInt = 0
+    failed: NonNegativeInt = 0
+
+
+class Hypervolume(Part):
+    """Volume dominated by the front in minimised, normalised objectives.
+
+    `reference` is the worst corner; `normalisation` gives each objective's (best, worst) that become 0 and 1.
+    """
+
+    value: float
+    reference: tuple[float, ...]
+    normalisation: dict[str, tuple[float, float]]
+
+
+class Estimate(Part):
+    """A metric with its 95% interval over `n` resampling units."""
+
+    value: float
+    low: float
+    high: float
+    n: NonNegativeInt
+    unit: str
+    method: str
+
+
+class Change(Part):
+    """Paired change of a metric against the dense model (pruned - dense)."""
+
+    delta: float
+    low: float
+    high: float
+    test: str
+    noninferior: bool
+    margin: float
+
+
+class LatencyResult(Part):
+    """Milliseconds a batch, and the speed-up (dense / pruned) measured in the same interleaved rounds."""
+
+    ms: Annotated[float, Field(gt=0.0)]
+    low: float
+    high: float
+    samples: NonNegativeInt
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    clean: bool
+    polluted_share: Share
+
+
+class Quality(Part):
+    """Metrics per split; `test` was read once, for the front."""
+
+    val: dict[str, Estimate] = {}
+    test: dict[str, Estimate] = {}
+
+
+class Deployment(Part):
+    """One deployed form of a member: `artifact` is its file in the member's directory."""
+
+    artifact: str | None = None
+    sha256: Sha256 | None = None
+    quality: Quality = Quality()
+    versus_dense: dict[str, Change] = {}
+    latency: LatencyResult | None = None
+
+
+class Predicted(Part):
+    """What the predictor expected before evaluation number `at_evaluation`."""
+
+    mean: float
+    std: NonNegativeFloat
+    at_evaluation: NonNegativeInt
+
+
+class Warned(Part):
+    """Something a user should know about a member."""
+
+    code: str
+    text: str
+
+
+class Member(Part):
+    """One model: the dense one, a control or a member of the front. `directory` is relative to the document."""
+
+    id: str
+    name: str
+    directory: RelativePath | None = None
+    policy_digest: str | None = None
+    strategy: str
+    recovery_seed: int | None = None
+    fidelity: Literal["proxy", "short", "full"]
+    feasible: bool
+    parameters: NonNegativeInt
+    nonzero: NonNegativeInt
+    macs: NonNegativeInt
+    bytes: NonNegativeInt
+    compressed_bytes: NonNegativeInt
+    peak_memory_bytes: NonNegativeInt | None = None
+    deployments: dict[str, Deployment]
+    predicted: dict[str, Predicted] = {}
+    warnings: tuple[Warned, ...] = ()
+
+
+class Gain(Part):
+    """Gain over the best control with its 95% interval, in hypervolume."""
+
+    value: float
+    low: float
+    high: float
+
+
+class FrontDocument(Part):
+    """A finished run's front, as `front.json` holds it."""
+
+    schema_version: Literal["1.0"] = "1.0"
+    run: str
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    constraints: tuple[Constraint, ...] = ()
+    targets: dict[str, TargetInfo] = Field(min_length=1)
+    provenance: Provenance
+    predictor: PredictorInfo | None = None
+    evaluations: EvaluationCounts
+    wall_seconds: NonNegativeFloat
+    cpu_seconds: NonNegativeFloat
+    gpu_seconds: NonNegativeFloat = 0.0
+    hypervolume: Hypervolume | None = None
+    picks: dict[Literal["most_accurate", "balanced", "fastest", "smallest"], str] = {}
+    baseline: Member
+    controls: dict[str, tuple[Member, ...]] = {}
+    gain_over_best_control: Gain | None = None
+    members: tuple[Member, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> FrontDocument:
+        ids = [member.id for member in self.members]
+        if len(set(ids)) != len(ids):
+            raise ValueError("two members have the same id")
+        strangers = sorted(set(self.picks.values()) - set(ids))
+        if strangers:
+            raise ValueError(f"picks name no member: {', '.join(strangers)}")
+        unknown = sorted({o.target for o in self.objectives if o.target is not None} - set(self.targets))
+        if unknown:
+            raise ValueError(f"objectives name unknown targets: {', '.join(unknown)}")
+        for member in (self.baseline, *self.members):
+            missing = [o.name for o in self.objectives if o.name not in self.values(member)]
+            if missing:
+                raise ValueError(f"member {member.id!r} has no value of {', '.join(missing)}")
+        return self
+
+    @property
+    def first_target(self) -> str:
+        """The target of the objectives, or else the first one."""
+        named = [o.target for o in self.objectives if o.target is not None]
+        return named[0] if named else next(iter(self.targets))
+
+    @property
+    def metric(self) -> Objective:
+        """The first objective: the quality that everything else is traded against."""
+        return self.objectives[0]
+
+    def deployment(self, member: Member) -> Deployment:
+        """Return a member's form on the first target; an empty one where it has none."""
+        return member.deployments.get(self.first_target, Deployment())
+
+    def estimates(self, member: Member) -> Mapping[str, Estimate]:
+        """Return a member's metrics on the first target: of `test` where it was read, else of `val`."""
+        quality = self.deployment(member).quality
+        return {**quality.val, **quality.test}
+
+    def values(self, member: Member) -> dict[str, float]:
+        """Return every figure of a member that can be compared, by name, on the first target."""
+        found = {name: estimate.value for name, estimate in self.estimates(member).items()}
+        latency = self.deployment(member).latency
+        if latency is not None:
+            found |= {"latency_ms": latency.ms, "speedup": latency.speedup}
+        sizes = ("parameters", "nonzero", "macs", "bytes", "compressed_bytes")
+        return found | {name: float(getattr(member, name)) for name in sizes}
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the document as plain JSON values."""
+        return self.model_dump(mode="json")
+
+    def to_bytes(self) -> bytes:
+        """Return the bytes of `front.json`."""
+        return dump_json(self.to_json())
+
+
+def read_front(path: Path) -> FrontDocument:
+    """Read and check a front document, which is not trusted.
+
+    Args:
+        path: The file, or the run directory that holds `front.json`.
+
+    Raises:
+        StorageError: It is missing, too large or no front document of this version.
+    """
+    file = path / "front.json" if path.is_dir() else path
+    try:
+        return FrontDocument.model_validate(parse_json(read_regular(file, limit=FRONT_LIMIT)))
+    except OSError as error:
+        hint = "Give the directory of a finished run; `autoprune status NAME` tells whether it is."
+        raise StorageError(f"Cannot read {file}: {error.strerror}.", hint=hint) from error
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'document'}: {e['msg']}" for e in error.errors()]
+        shown = "; ".join(problems[:_SHOWN_PROBLEMS])
+        raise _unreadable(file, f"{len(problems)} problems: {shown}") from error
+    except ValueError as error:
+        raise _unreadable(file, str(error)) from error
+
+
+def _unreadable(file: Path, reason: str) -> StorageError:
+    return StorageError(
+        f"{file} is no front document of version 1.0: {reason}.",
+        hint="It was altered or written by another version; run the search again to have it rebuilt.",
+    )

@@ -1,0 +1,177 @@
+"""Pre-flight: what a run would search, what it starts from, how far it can get, and how long it will take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.config import LoadedConfig
+from autoprune.errors import ConfigError
+from autoprune.evaluation.types import Evaluation, Interval, Latency
+from autoprune.pruning import Recovery
+from autoprune.search.directory import RunDirectory
+from autoprune.search.objectives import Constraints, constraints_of
+from autoprune.search.workbench import Setup, Workbench
+from autoprune.tasks import TaskRef, check_task
+from autoprune.tasks.protocol import Task
+
+PROBE_STEPS = 4
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """A prunable group: the layers that make its units, its dense width and the widths it may take."""
+
+    name: str
+    granularity: str
+    width: int
+    widths: tuple[int, ...]
+    layers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ProtectedRow:
+    """A layer that stays whole, and why."""
+
+    name: str
+    kind: str
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What is known before a run.
+
+    Args:
+        name: Run name.
+        tracer: What found the groups.
+        groups: Prunable groups.
+        protected: Layers that stay whole.
+        space_size_log10: Decimal logarithm of the number of policies.
+        parameters: Parameters of the dense model.
+        macs: Multiply-accumulates of one example on the dense model.
+        baseline: Metric -> quality of the dense model on val.
+        latency: Target -> latency of the dense model.
+        floor: Target -> latency with every group at its least width: no policy of the space is faster.
+        estimate_seconds: Rough wall time of the whole run.
+        warnings: What a user should know before spending the time.
+    """
+
+    name: str
+    tracer: str
+    groups: tuple[GroupRow, ...]
+    protected: tuple[ProtectedRow, ...]
+    space_size_log10: float
+    parameters: int
+    macs: int
+    baseline: Mapping[str, Interval]
+    latency: Mapping[str, Latency]
+    floor: Mapping[str, Latency]
+    estimate_seconds: float
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain JSON values."""
+        return {"schema_version": "1.0", **asdict(self)}
+
+
+def check(loaded: LoadedConfig) -> CheckReport:
+    """Load model and data, find the groups, measure the dense model and the floor.
+
+    Raises:
+        ConfigError: A setting does not fit the task, or a constraint cannot be met.
+        TaskError: The task, its model or its data are unusable.
+        GroupError: Nothing can be pruned.
+        OutputError: The output cannot be written.
+    """
+    run_directory_of(loaded).check()
+    reference, task, warnings = load_checked_task(loaded)
+    bench = Workbench(setup_of(loaded, reference), task)
+    dense = bench.evaluate(bench.model, seed=0, rounds=bench.config.latency.rounds, seconds={})
+    floor = measure_floor(bench)
+    constraints = constraints_of(bench.config, bench.task, dense.quality["val"][bench.task.metrics[0].name].value)
+    refuse_unreachable(constraints, dense, floor)
+    return CheckReport(
+        name=bench.config.name,
+        tracer=bench.groups.tracer,
+        groups=tuple(
+            GroupRow(g.name, g.granularity, g.width, bench.space.widths[g.name], g.layers) for g in bench.space.groups
+        ),
+        protected=tuple(ProtectedRow(p.name, p.kind, p.width, p.reason) for p in bench.groups.protected),
+        space_size_log10=bench.space.size_log10(),
+        parameters=dense.cost.parameters,
+        macs=dense.cost.macs,
+        baseline=dense.quality["val"],
+        latency=dense.latency,
+        floor=floor,
+        estimate_seconds=_estimate(bench, dense),
+        warnings=(*warnings, *bench.groups.notes),
+    )
+
+
+def load_checked_task(loaded: LoadedConfig) -> tuple[TaskRef, Task, list[str]]:
+    """Return the task of a configuration with its reference and the warnings of its checks.
+
+    Raises:
+        TaskError: The task, its model or its data are unusable.
+    """
+    reference = TaskRef(loaded.config.task, loaded.config.task_args, loaded.base)
+    task = reference.load()
+    return reference, task, check_task(task)
+
+
+def setup_of(loaded: LoadedConfig, reference: TaskRef) -> Setup:
+    """Return what a run's workers build."""
+    return Setup(loaded.config, reference, loaded.base, run_directory_of(loaded).path)
+
+
+def run_directory_of(loaded: LoadedConfig) -> RunDirectory:
+    """Return the directory of a configuration's run."""
+    return RunDirectory(Path(loaded.config.output) / loaded.config.name)
+
+
+def measure_floor(bench: Workbench) -> dict[str, Latency]:
+    """Return target -> latency with every group at its least width."""
+    smallest = bench.pruner.cut(bench.space.smallest()).model
+    rounds = bench.config.latency.rounds
+    return {t.name: bench.time(bench.deploy(smallest, t), t, seed=0, rounds=rounds) for t in bench.targets}
+
+
+def refuse_unreachable(constraints: Constraints, dense: Evaluation, floor: Mapping[str, Latency]) -> None:
+    """Refuse a latency limit below what the smallest model of the space takes.
+
+    Raises:
+        ConfigError: The limit cannot be met; the message names the reachable range.
+    """
+    limit = constraints.max_latency_ms
+    if limit is None:
+        return
+    target, least = next(iter(floor.items()))
+    if limit < least.low:
+        raise ConfigError(
+            f"constraints.max_latency_ms: {limit:g} ms cannot be reached on {target}: with every group at its least "
+            f"width the model takes {least.ms:.4g} ms, dense {dense.latency[target].ms:.4g} ms.",
+            hint="Ask for more, or let the space remove more (sparsity.max).",
+        )
+
+
+def _estimate(bench: Workbench, dense: Evaluation) -> float:
+    """Return the rough wall seconds of a run: training steps timed at both ends of the space, plus measurements."""
+    budget, search = bench.config.recovery, bench.config.search
+    per_step = []
+    for policy in (bench.space.smallest(), bench.space.policy_of(bench.space.uniform(0.25))):
+        started = time.monotonic()
+        bench.pruner.prune(policy, Recovery(PROBE_STEPS, budget.batch_size, budget.batch_size))
+        per_step.append((time.monotonic() - started) / PROBE_STEPS)
+    step = sum(per_step) / len(per_step)
+    measuring = sum(dense.seconds.values())
+    evaluations = search.budget.evaluations / search.workers
+    final = budget.finalists * (budget.full_steps * step / search.workers + 3 * measuring)
+    total = evaluations * (budget.short_steps * step + measuring) + final
+    limit = search.budget.minutes
+    return total if limit is None else min(total, 60.0 * limit)
+

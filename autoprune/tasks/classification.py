@@ -1,0 +1,136 @@
+"""Model and labelled arrays -> a complete classification task."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from autoprune.errors import CandidateError, TaskError
+from autoprune.tasks.arrays import LabelledArrays
+from autoprune.tasks.base import BaseTask
+from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Split
+
+Batch = tuple[Tensor, Tensor]
+
+
+class ClassificationTask(BaseTask):
+    """Classification of rows held in memory, scored by accuracy.
+
+    Args:
+        model: The trained model, or a function that returns it; the function is called once, then copied.
+        data: Inputs, labels and splits.
+        name: Short name of the task.
+        batch_size: Rows a batch where the caller states none.
+        protect: Globs over module paths that are never pruned.
+    """
+
+    metrics: Sequence[MetricSpec] = (MetricSpec("accuracy", "max", (0.0, 1.0)),)
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        data: LabelledArrays,
+        *,
+        name: str = "classification",
+        batch_size: int = 64,
+        protect: Sequence[str] = (),
+    ) -> None:
+        if batch_size < 1:
+            raise TaskError(f"batch_size must be >= 1. Got {batch_size}.")
+        self.name = name
+        self.data = data
+        self.batch_size = batch_size
+        self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
+        self._source = model
+        self._model: nn.Module | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of inputs, labels and splits."""
+        return self.data.fingerprint
+
+    def build_model(self) -> nn.Module:
+        """Return a copy of the trained model on the CPU, in eval mode."""
+        if self._model is None:
+            source = self._source
+            built: object = source if isinstance(source, nn.Module) else source()
+            if not isinstance(built, nn.Module):
+                raise TaskError(
+                    f"The model of the task {self.name!r} must be a torch.nn.Module. Got {type(built).__name__}.",
+                    hint="Return the trained module itself.",
+                )
+            self._model = copy.deepcopy(built).cpu().eval()
+        return copy.deepcopy(self._model)
+
+    def example_inputs(self, *, batch_size: int = 1, shape: str = "default") -> Inputs:
+        """Return the first `batch_size` rows of train, repeated where there are fewer."""
+        if shape != "default":
+            raise TaskError(f"The task {self.name!r} has one input shape, 'default'. Got {shape!r}.")
+        rows = np.resize(self.data.splits["train"], batch_size)
+        return Inputs((self.data.x[rows],), {})
+
+    def batches(
+        self, split: Split, *, seed: int, batch_size: int | None = None, limit: int | None = None
+    ) -> Iterator[Batch]:
+        """Yield (inputs, labels) of one shuffled pass, in batches of nearly equal size, none above `batch_size`.
+
+        Equal sizes spare BatchNorm a last batch of one row.
+        """
+        rows = self.data.rows(split, limit=limit, seed=seed)
+        count = -(-len(rows) // (batch_size or self.batch_size))
+        for part in np.array_split(rows, count):
+            yield self.data.x[part], self.data.labels[part]
+
+    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of [n, classes] logits."""
+        labels = batch[1]
+        _check_logits(outputs, len(labels), self.data.classes)
+        return F.cross_entropy(outputs, labels)
+
+    def evaluate(self, predict: Predict, split: Split, *, limit: int | None = None, seed: int = 0) -> Evaluated:
+        """Score `predict` by accuracy, with logits as outputs.
+
+        Raises:
+            CandidateError: A logit is not finite.
+        """
+        rows = self.data.rows(split, limit=limit, seed=seed)
+        parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        outputs = np.concatenate([self._logits(predict, part) for part in parts])
+        hits = (outputs.argmax(axis=1) == self.data.y[rows]).astype(np.float64)
+        per_unit = {"accuracy": hits}
+        ids = tuple(str(row) for row in rows)
+        return Evaluated(self.aggregate(per_unit), self.data.unit, ids, per_unit, outputs)
+
+    def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
+        """Return accuracy, the share of units classified rightly."""
+        return {"accuracy": float(np.mean(per_unit["accuracy"]))}
+
+    def _logits(self, predict: Predict, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        with torch.no_grad():
+            logits = self.structure(predict(Inputs((self.data.x[rows],), {})))
+        _check_logits(logits, len(rows), self.data.classes)
+        values: npt.NDArray[np.float32] = logits.detach().float().cpu().numpy()
+        if not np.isfinite(values).all():
+            raise CandidateError("The model's outputs hold NaN or infinity.", reason="nonfinite", stage="quality")
+        return values
+
+
+def _check_logits(logits: Any, rows: int, classes: int) -> None:
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != rows:
+        found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise TaskError(
+            f"The model must return [{rows}, classes] logits for {rows} rows. Got {found}.",
+            hint="Wrap the model, or override structure() to pick the logits.",
+        )
+    if logits.shape[1] < classes:
+        raise TaskError(
+            f"Labels reach {classes - 1}, but the model has {logits.shape[1]} outputs.",
+            hint="Number the classes from 0 and give the model one output a class.",
+        )

@@ -1,0 +1,251 @@
+"""Records: what was acknowledged is there and intact, what is half or altered is never read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jsonschema
+import pytest
+from record_factory import RECORD, numbered
+
+from autoprune.errors import CandidateError, StorageError
+from autoprune.records import RecordStore, record_schema
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from record_factory import numbered
+from autoprune.records import RecordStore
+store = RecordStore(Path(sys.argv[1]))
+print("ready", flush=True)
+number = int(sys.argv[3])
+while True:
+    record = numbered(number)
+    store.write(record, {"model.safetensors": bytes(20_000)})
+    print(record.id, flush=True)
+    number += 1
+"""
+
+FULL_DISK = """
+import json, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from record_factory import numbered
+from autoprune.errors import StorageError
+from autoprune.records import RecordStore
+run = Path(sys.argv[1])
+hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+written, messages = [], []
+for number in range(100):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (number * 50, hard))
+    try:
+        RecordStore(run).write(numbered(number), {"extra.bin": bytes(3000)})
+        written.append(number)
+    except StorageError as error:
+        messages.append(str(error))
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+RecordStore(run).write(numbered(1000))
+loaded = [r.number for r in RecordStore(run).load_all()]
+print(json.dumps([written, messages, loaded, len(list((run / "candidates").iterdir()))]))
+"""
+
+
+def quarantined(store: RecordStore) -> list[str]:
+    shelf = store.directory / ".quarantine"
+    return sorted(p.name for p in shelf.iterdir()) if shelf.exists() else []
+
+
+def test_a_record_comes_back_equal_with_its_files(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    path = store.write(RECORD, {"plan.json": b"{}"})
+    assert RecordStore(tmp_path).load_all() == [RECORD]
+    assert store.read_file(RECORD.id, "plan.json") == b"{}"
+    assert json.loads((path / "policy.json").read_bytes()) == RECORD.policy
+    assert list(RecordStore(tmp_path).load_all()[0].values) == ["accuracy", "latency_ms"]
+
+
+def test_records_come_in_order_of_their_numbers(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    for number in (2, 0, 11, 1):
+        store.write(replace(RECORD, id=f"x{99 - number}", number=number))
+    assert [r.number for r in store.load_all()] == [0, 1, 2, 11]
+
+
+def test_a_run_without_candidates_has_no_records(tmp_path: Path) -> None:
+    assert RecordStore(tmp_path / "none").load_all() == []
+
+
+def test_an_equal_candidate_is_never_stored_twice(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    first = store.write(RECORD)
+    assert store.write(replace(RECORD, number=5, seconds=9.0)) == first
+    assert store.load_all() == [RECORD]
+
+
+def test_a_corrupt_record_is_written_anew(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    (store.write(RECORD) / "record.json").write_text("{}")
+    store.write(RECORD)
+    assert store.load_all() == [RECORD]
+    assert quarantined(store) == [f"{RECORD.id}.0"]
+
+
+def test_a_failed_candidate_keeps_its_reason(tmp_path: Path) -> None:
+    failure = {"reason": "diverged", "stage": "recover", "message": "loss is nan"}
+    record = replace(RECORD, state="failed", values={}, evaluation=None, failure=failure)
+    RecordStore(tmp_path).write(record)
+    assert RecordStore(tmp_path).load_all() == [record]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["values", "evaluation", "seconds"])
+def test_a_number_that_is_not_finite_is_never_recorded(tmp_path: Path, value: float, where: str) -> None:
+    bad = value if where == "seconds" else {"accuracy": value}
+    with pytest.raises(CandidateError) as caught:
+        RecordStore(tmp_path).write(replace(RECORD, **{where: bad}))
+    assert caught.value.reason == "nonfinite"
+    assert RecordStore(tmp_path).load_all() == []
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc", "A", "a/b", "", ".", "a.b", "x" * 101, "a\n", "é"])
+def test_an_id_that_is_no_plain_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(StorageError, match="no candidate id"):
+        RecordStore(tmp_path / "run").write(replace(RECORD, id=name))
+    with pytest.raises(StorageError, match="no candidate id"):
+        RecordStore(tmp_path / "run").read_file(name, "record.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../../secret", "record.json/../record.json", "absent", "/etc/hostname"])
+def test_only_listed_files_of_a_candidate_can_be_read(tmp_path: Path, name: str) -> None:
+    store = RecordStore(tmp_path)
+    store.write(RECORD)
+    (tmp_path / "secret").write_text("x")
+    with pytest.raises(StorageError, match="Cannot read"):
+        store.read_file(RECORD.id, name)
+
+
+def mutate(directory: Path, rng: random.Random) -> None:
+    path = rng.choice(sorted(directory.iterdir()))
+    data = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "truncate", "append", "delete", "swap", "foreign"])
+    if kind == "flip":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+    elif kind == "truncate":
+        del data[rng.randrange(len(data)) :]
+    elif kind == "append":
+        data += rng.randbytes(rng.randint(1, 9))
+    elif kind == "swap":
+        spot = next(i for i in range(rng.randrange(len(data) - 2), -1, -1) if data[i] != data[i + 1])
+        data[spot], data[spot + 1] = data[spot + 1], data[spot]
+    if kind == "delete":
+        path.unlink()
+    elif kind == "foreign":
+        (directory / f"new{rng.randrange(9)}").write_bytes(b"")
+    else:
+        path.write_bytes(data)
+
+
+def test_each_of_240_random_mutations_is_detected_and_warned_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rng = random.Random(0)
+    store = RecordStore(tmp_path)
+    for number in range(250):
+        directory = store.write(numbered(number), {"plan.json": b"[1, 2]"})
+        if number < 240:
+            mutate(directory, rng)
+    with caplog.at_level(logging.WARNING, logger="autoprune"):
+        assert [r.number for r in store.load_all()] == list(range(240, 250))
+    assert len(caplog.records) == 240
+    caplog.clear()
+    assert len(store.load_all()) == 10
+    assert not caplog.records
+    assert len(quarantined(store)) == 240
+
+
+def test_a_record_under_another_name_or_behind_a_link_is_quarantined(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.write(numbered(0)).rename(store.directory / "other")
+    (store.directory / "link").symlink_to(store.write(numbered(1)))
+    assert [r.number for r in store.load_all()] == [1]
+    assert quarantined(store) == ["link.0", "other.0"]
+
+
+def test_a_second_corrupt_record_of_one_id_does_not_overwrite_the_first(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    for _ in range(3):
+        (store.write(RECORD) / "record.json").unlink()
+        assert store.load_all() == []
+    assert quarantined(store) == [f"{RECORD.id}.{k}" for k in range(3)]
+
+
+def test_foreign_files_are_left_alone(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.write(RECORD)
+    (store.directory / "Notes.txt").write_text("mine")
+    assert store.load_all() == [RECORD]
+    assert (store.directory / "Notes.txt").read_text() == "mine"
+
+
+def test_an_intact_directory_whose_content_is_no_record_is_quarantined(tmp_path: Path) -> None:
+    from autoprune.storage import dump_json, write_directory
+
+    store = RecordStore(tmp_path)
+    for name, change in [("a", {"number": -1}), ("b", {"fidelity": "huge"}), ("c", {"extra": 1}), ("d", {"seed": "x"})]:
+        document = {**replace(RECORD, id=name).to_json(), **change}
+        write_directory(store.directory / name, {"record.json": dump_json(document)})
+    write_directory(store.directory / "e", {"record.json": b"[" * 100_000})
+    write_directory(store.directory / "f", {"record.json": b'{"schema_version": "9.0"}'})
+    write_directory(store.directory / "g", {"record.json": b" " * ((16 << 20) + 1)})
+    assert store.load_all() == []
+    assert len(quarantined(store)) == 7
+
+
+def test_after_sigkill_every_acknowledged_record_is_there_and_none_is_half(tmp_path: Path) -> None:
+    rng = random.Random(1)
+    store = RecordStore(tmp_path)
+    acknowledged: set[str] = set()
+    for kill in range(20):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), str(1000 * kill)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        time.sleep(rng.random() * 0.03)
+        process.kill()
+        acknowledged.update(process.communicate()[0].split("\n")[:-1])
+        assert acknowledged <= {r.id for r in store.load_all()}
+        assert not quarantined(store)
+        assert not list(store.directory.glob(".tmp-*"))
+    assert acknowledged
+
+
+def test_a_full_disk_is_one_clear_error_and_leaves_a_readable_run(tmp_path: Path) -> None:
+    out = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    written, messages, loaded, entries = json.loads(out.stdout)
+    assert len(messages) >= 50
+    assert written
+    assert loaded == [*written, 1000]
+    assert entries == len(loaded)
+    assert all("candidates/" in m and "bytes free" in m and "File too large" in m for m in messages)
+
+
+def test_a_record_conforms_to_the_published_schema() -> None:
+    schema = record_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(json.loads(json.dumps(RECORD.to_json())), schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**RECORD.to_json(), "state": "maybe"}, schema)
