@@ -47,9 +47,22 @@ class Preset:
     axes: Mapping[str, Any] = field(default_factory=dict)
 
 
+_LI = "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"
+_HAN = "Han et al., Learning both Weights and Connections, NeurIPS 2015"
+
 _VALUES = (
-    AxisValue("l1", "criterion", "Mean absolute weight of a unit.", "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017"),
-    AxisValue("l2", "criterion", "Root of the mean squared weight of a unit.", "Han et al., Learning both Weights and Connections, NeurIPS 2015"),
+    AxisValue(
+        "l1",
+        "criterion",
+        "Mean absolute weight of a unit.",
+        "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017",
+    ),
+    AxisValue(
+        "l2",
+        "criterion",
+        "Root of the mean squared weight of a unit.",
+        "Han et al., Learning both Weights and Connections, NeurIPS 2015",
+    ),
     AxisValue(
         "bn_scale",
         "criterion",
@@ -64,10 +77,15 @@ _VALUES = (
         "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019",
     ),
     AxisValue("random", "criterion", "A uniform draw: the control.", "control", stochastic=True),
-    AxisValue("channel", "granularity", "Whole channels, filters, neurons or heads, cut out of every tensor.", "Li et al., ICLR 2017"),
-    AxisValue("local", "scope", "Each group keeps its own best units; the policy sets how many.", "Li et al., ICLR 2017"),
-    AxisValue("top_k", "selection", "The k most important units stay.", "Li et al., ICLR 2017"),
-    AxisValue("one_shot", "schedule", "Everything is cut at once, before recovery.", "Li et al., ICLR 2017"),
+    AxisValue(
+        "channel",
+        "granularity",
+        "Whole channels, filters, neurons or heads, cut out of every tensor.",
+        _LI,
+    ),
+    AxisValue("local", "scope", "Each group keeps its own best units; the policy sets how many.", _LI),
+    AxisValue("top_k", "selection", "The k most important units stay.", _LI),
+    AxisValue("one_shot", "schedule", "Everything is cut at once, before recovery.", _LI),
     AxisValue("none", "regularizer", "No penalty while training.", "-"),
     AxisValue(
         "recalibrate",
@@ -75,7 +93,7 @@ _VALUES = (
         "BatchNorm statistics are estimated anew; no weight is trained.",
         "Li et al., EagleEye, ECCV 2020",
     ),
-    AxisValue("fine_tune", "recovery", "Training on the task's loss, then recalibration.", "Han et al., NeurIPS 2015"),
+    AxisValue("fine_tune", "recovery", "Training on the task's loss, then recalibration.", _HAN),
     AxisValue(
         "distillation",
         "recovery",
@@ -85,7 +103,10 @@ _VALUES = (
 )
 
 AXES: Mapping[str, Mapping[str, AxisValue]] = MappingProxyType(
-    {axis: MappingProxyType({v.name: v for v in _VALUES if v.axis == axis}) for axis in dict.fromkeys(v.axis for v in _VALUES)}
+    {
+        axis: MappingProxyType({v.name: v for v in _VALUES if v.axis == axis})
+        for axis in dict.fromkeys(v.axis for v in _VALUES)
+    }
 )
 
 

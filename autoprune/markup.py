@@ -13,9 +13,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def escape_marks(text: str) -> str:
+    """Return text whose Markdown marks are literal; HTML in it is not escaped."""
+    return _MARKDOWN.sub(r"\\\1", printable(text))
+
+
 def escape_markdown(text: str) -> str:
     """Return text that Markdown, and the HTML allowed in it, shows literally."""
-    return _MARKDOWN.sub(r"\\\1", html.escape(printable(text), quote=False))
+    return escape_marks(html.escape(text, quote=False))
 
 
 def escape_code(text: str) -> str:

@@ -190,9 +190,7 @@ class BoundSpace:
     def size_log10(self) -> float:
         """Return the decimal logarithm of the number of policies, counting a continuous range as one choice."""
         counts = [len(self.widths[g.name]) for g in self.groups]
-        for dist in self.distributions().values():
-            if isinstance(dist, CategoricalDistribution):
-                counts.append(len(dist.choices))
+        counts += [len(d.choices) for d in self.distributions().values() if isinstance(d, CategoricalDistribution)]
         return sum(math.log10(c) for c in counts)
 
     def _some_criteria(self, group: PruningGroup | None) -> tuple[str, ...]:

@@ -217,10 +217,12 @@ def test_fuzzed_overrides_are_taken_or_refused_but_never_crash(write: Any) -> No
     ]
     for _ in range(300):
         overrides = [f"{rng.choice(keys)}={rng.choice(values)}" for _ in range(rng.randint(1, 4))]
+        problems = ["none"]
         try:
             load_config(path, overrides=overrides, environ={})
         except ConfigError as error:
-            assert error.problems
+            problems = list(error.problems)
+        assert problems
 
 
 def test_the_template_is_the_defaults_explained(write: Any) -> None:
@@ -232,9 +234,7 @@ def test_the_template_is_the_defaults_explained(write: Any) -> None:
 
 
 def test_a_space_is_validated_by_the_same_rules() -> None:
-    with pytest.raises(
-        ConfigError, match="s:2: constraints.max_dropp: unknown key.*did you mean 'constraints.max_drop'"
-    ):
+    with pytest.raises(ConfigError, match=r"s:2: constraints\.max_dropp: unknown key.*mean 'constraints\.max_drop'"):
         validate(RunConfig, parse_yaml("task: a.py:b\nconstraints: {max_dropp: 1}", source="s"))
 
 

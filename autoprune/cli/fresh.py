@@ -2,32 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from autoprune.errors import ArtifactError
 
+if TYPE_CHECKING:
+    from autoprune.artifacts import VerifyReport
 
-def verify_in_fresh_process(directory: Path) -> tuple[dict[str, Any], int]:
-    """Return the report of `autoprune.artifacts.verify` on a directory, and its exit code.
 
-    `-P` keeps the working directory off the import path.
+def verify_in_fresh_process(directory: Path) -> VerifyReport:
+    """Return what a new interpreter finds in a model's directory.
 
     Raises:
-        ArtifactError: The process ended without a report.
+        ArtifactError: The directory holds no model, or the process died over it.
     """
-    command = [sys.executable, "-P", "-m", "autoprune.artifacts.verify", str(directory.absolute())]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
-    try:
-        document = json.loads(done.stdout)
-    except ValueError as error:
-        raise ArtifactError(
-            f"{directory} could not be verified: the verifying process ended with code {done.returncode}.",
-            hint="What it wrote is above.",
-        ) from error
-    if not isinstance(document, dict):
-        raise ArtifactError(f"{directory} could not be verified: the verifying process gave no report.")
-    return document, done.returncode
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        try:
+            return pool.submit(_verify, directory.absolute()).result()
+        except BrokenProcessPool as error:
+            raise ArtifactError(
+                f"{directory} could not be verified: the verifying process died.",
+                hint="What it wrote is above; a file that crashes its reader is not to be trusted.",
+            ) from error
+
+
+def _verify(directory: Path) -> VerifyReport:
+    from autoprune.artifacts import verify
+
+    return verify(directory)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
@@ -15,6 +15,7 @@ from autoprune.config.reader import printable
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from autoprune.artifacts import VerifyReport
     from autoprune.evaluation.types import Interval, Latency
     from autoprune.report.document import FrontDocument, Member
     from autoprune.search.check import CheckReport
@@ -92,12 +93,10 @@ def member_tables(front: FrontDocument, member: Member) -> list[RenderableType]:
     return [front_table(front.model_copy(update={"members": (member,), "picks": {}})), *warnings]
 
 
-def verify_tables(document: Mapping[str, Any]) -> list[RenderableType]:
+def verify_tables(report: VerifyReport) -> list[RenderableType]:
     """Return what `autoprune verify` shows."""
-    rows = [
-        ["ok" if c.get("ok") else "FAILED", str(c.get("name")), str(c.get("detail", ""))] for c in document["checks"]
-    ]
-    return [plain_table(["", "check", "found"], rows), Text("verified" if document.get("ok") else "NOT verified")]
+    rows = [["ok" if c.ok else "FAILED", c.name, printable(c.detail, limit=500)] for c in report.checks]
+    return [plain_table(["", "check", "found"], rows), Text("verified" if report.ok else "NOT verified")]
 
 
 def _path(text: str) -> Text:

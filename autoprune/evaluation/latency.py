@@ -1,7 +1,8 @@
 """Two deployed models -> the candidate's latency and its speed-up over the dense model.
 
-The protocol stays right on a busy host: candidate and dense model take turns in random order, the fastest of many
-rounds counts, and a sample during which the process had to wait for a processor is recognised and dropped.
+The protocol stays right on a busy host: candidate and dense model take turns in random order, a sample during which
+the process had to wait for a processor is recognised by its wall time exceeding its CPU time, the latency is the
+fastest clean sample, and the speed-up compares the two models round by round.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LatencySettings:
     threads: int = 1
     seed: int = 0
     gate: HostGate | None = None
-    max_retries: int = 3
+    max_retries: int = 2
     sample_ms: float = 1.0
 
 
@@ -66,8 +67,9 @@ class _Samples:
 def measure_latency(candidate: Call, dense: Call, settings: LatencySettings) -> Latency:
     """Time one call of the candidate against one call of the dense model.
 
-    Clean samples count by wall time. When too few are clean in spite of retries, the result is marked so, and for
-    one-thread targets CPU time takes the place of wall time: it leaves out the waiting.
+    The latency is the least wall time of a clean sample. When too few are clean in spite of retries, the result is
+    marked so, and for one-thread targets CPU time takes the place of wall time: it leaves out the waiting. The
+    speed-up is the interquartile geometric mean of the rounds' dense / candidate.
 
     Args:
         candidate: One forward pass with converted inputs.
@@ -78,13 +80,29 @@ def measure_latency(candidate: Call, dense: Call, settings: LatencySettings) -> 
         CandidateError: A call fails, or takes no measurable time (stage `latency`).
     """
     calls = (candidate, dense)
-    repeats = _calibrate(calls, settings)
-    samples = _sample(calls, repeats, settings)
+    samples = _sample(calls, _calibrate(calls, settings), settings)
     clean = _clean(samples, settings.threads)
     enough = bool((clean.sum(axis=0) >= _wanted(settings)).all())
     times = samples.wall if enough or settings.threads > 1 else samples.cpu
-    used = clean if enough else np.ones_like(clean)
-    return _summary(np.where(used, times, np.inf), clean, enough, settings)
+    kept = np.where(clean, times, np.inf) if enough else times
+    ms, dense_ms = (float(value) for value in kept.min(axis=0))
+    if not (0 < ms < math.inf and 0 < dense_ms < math.inf):
+        raise CandidateError(f"Latency must be positive. Got {ms} ms.", reason="nonfinite", stage="latency")
+    rng = np.random.default_rng(settings.seed)
+    spread = _minimum_spread(kept[:, _CANDIDATE], rng)
+    speedup, speedup_low, speedup_high = _paired_ratio(_log_ratios(samples, clean, settings), rng)
+    return Latency(
+        ms=ms,
+        low=ms / spread,
+        high=ms * spread,
+        samples=int(np.isfinite(kept[:, _CANDIDATE]).sum()),
+        speedup=speedup,
+        speedup_low=speedup_low,
+        speedup_high=speedup_high,
+        clean=enough,
+        polluted_share=float(1 - clean.mean()),
+        dense_ms=dense_ms,
+    )
 
 
 def _wanted(settings: LatencySettings) -> int:
@@ -172,41 +190,47 @@ def _clean(samples: _Samples, threads: int) -> Mask:
     return np.asarray(utilisation >= UTILISATION_DROP * usual)
 
 
-def _summary(times: Floats, clean: Mask, enough: bool, settings: LatencySettings) -> Latency:
-    ms, dense_ms = (float(value) for value in times.min(axis=0))
-    if not (0 < ms < math.inf and 0 < dense_ms < math.inf):
-        raise CandidateError(f"Latency must be positive. Got {ms} ms.", reason="nonfinite", stage="latency")
-    own, ratio = _spread(times, np.random.default_rng(settings.seed))
-    return Latency(
-        ms=ms,
-        low=ms / own,
-        high=ms * own,
-        samples=int(np.isfinite(times[:, _CANDIDATE]).sum()),
-        speedup=dense_ms / ms,
-        speedup_low=dense_ms / ms / ratio,
-        speedup_high=dense_ms / ms * ratio,
-        clean=enough,
-        polluted_share=float(1 - clean.mean()),
-        dense_ms=dense_ms,
-    )
+def _log_ratios(samples: _Samples, clean: Mask, settings: LatencySettings) -> Floats:
+    """Return log(dense / candidate) of the rounds in which both samples are clean, or of all when those are few.
 
-
-def _spread(times: Floats, rng: np.random.Generator) -> tuple[float, float]:
-    """Return the factors, >= 1, by which the candidate's latency and the speed-up may be off with 95% confidence.
-
-    Rounds are resampled in pairs, half as many as there are: the ordinary bootstrap of a minimum is inconsistent,
-    that of fewer draws is not (Bickel, Goetze and van Zwet, 1997). A resampled minimum is never below the observed
-    one, so the interval is symmetric in the logarithm.
+    One thread: by CPU time, which equals wall time in clean samples and is steadier; several: by wall time.
     """
-    rounds = len(times)
-    drawn = rng.integers(rounds, size=(RESAMPLES, max(2, rounds // 2)))
-    minima = times[drawn].min(axis=1)
-    minima = minima[np.isfinite(minima).all(axis=1)]
-    if len(minima) == 0:
-        return math.inf, math.inf
-    logs = np.log(minima) - np.log(times.min(axis=0))
-    own, ratio = np.abs(logs[:, _CANDIDATE]), np.abs(logs[:, _DENSE] - logs[:, _CANDIDATE])
-    return math.exp(float(np.quantile(own, 0.95))), math.exp(float(np.quantile(ratio, 0.95)))
+    times = samples.cpu if settings.threads == 1 else samples.wall
+    both = clean.all(axis=1)
+    rows = times[both] if both.sum() >= _wanted(settings) else times
+    return np.asarray(np.log(rows[:, _DENSE]) - np.log(rows[:, _CANDIDATE]))
+
+
+def _paired_ratio(logs: Floats, rng: np.random.Generator) -> tuple[float, float, float]:
+    """Return the typical ratio with its 95% interval: percentile bootstrap over runs of consecutive rounds.
+
+    Foreign load comes in bursts, so neighbouring rounds are not independent. The interval speaks of these two
+    sessions; another session of the same model may lie differently in memory, which moves latency by a percent or two.
+    """
+    n = len(logs)
+    run = np.arange(max(1, math.isqrt(n)))
+    starts = rng.integers(n, size=(RESAMPLES, math.ceil(n / len(run))))
+    draws = [_interquartile_mean(logs[(start[:, None] + run).ravel() % n]) for start in starts]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return math.exp(_interquartile_mean(logs)), math.exp(low), math.exp(high)
+
+
+def _interquartile_mean(values: Floats) -> float:
+    quarter = len(values) // 4
+    return float(np.sort(values)[quarter : len(values) - quarter].mean())
+
+
+def _minimum_spread(times: Floats, rng: np.random.Generator) -> float:
+    """Return the factor, >= 1, by which the least of `times` may be off with 95% confidence.
+
+    Half as many samples are redrawn as there are: the ordinary bootstrap of a minimum is inconsistent, that of fewer
+    draws is not (Bickel, Goetze and van Zwet, 1997). A redrawn minimum is never below the observed one, so the
+    interval is taken symmetric in the logarithm.
+    """
+    finite = times[np.isfinite(times)]
+    half = max(1, len(finite) // 2)
+    minima = [finite[rng.integers(len(finite), size=half)].min() for _ in range(RESAMPLES)]
+    return float(np.quantile(minima, 0.95) / finite.min())
 
 
 def _gated(gate: HostGate | None) -> AbstractContextManager[None]:

@@ -98,7 +98,7 @@ def _check_attributes(modules: Mapping[str, nn.Module], architecture: Architectu
             old = None if module is None else vars(module).get(attribute)
             if type(old) is not int or not 1 <= value <= old:
                 raise ArtifactError(
-                    f"The plan sets attribute {attribute!r} of module {path!r} to {value}; the model has {old!r} there.",
+                    f"The plan sets {attribute!r} of module {path!r} to {value}; the model has {old!r} there.",
                     hint="Pass the model definition that was pruned, with the same sizes.",
                 )
         groups[id(module)] = values.get("groups")

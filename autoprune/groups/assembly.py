@@ -117,9 +117,7 @@ def _plan(trace: Trace, unit_of: IntArray, count: int, rules: Sequence[RuleSite]
     return SlicingPlan(count, tuple(dimensions), tuple(grouped), live)
 
 
-def _groups(
-    trace: Trace, part: Partition, clusters: list[_Cluster], plan: SlicingPlan
-) -> tuple[PruningGroup, ...]:
+def _groups(trace: Trace, part: Partition, clusters: list[_Cluster], plan: SlicingPlan) -> tuple[PruningGroup, ...]:
     ranks = _granularity_ranks(part)
     norms = _batch_norm_units(trace.model, plan)
     groups: list[PruningGroup] = []

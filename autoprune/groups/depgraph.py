@@ -182,11 +182,11 @@ def _join(coupling: Coupling, group: RootGroup, name: str, item: Any, *, outward
         atoms = coupling.inputs_of(name, module)
     if atoms is None:
         if next(iter(module.parameters(recurse=False)), None) is not None:
-            coupling.refuse(group.roots, f"reaches {name} ({type(module).__name__}), whose channels cannot be removed")
+            coupling.refuse(group.roots, f"it reaches {name!r} ({type(module).__name__}), which cannot be cut")
         return
     indices, roots = item.idxs, item.root_idxs
     if any(r is None for r in roots) or max(indices, default=0) >= len(atoms):
-        coupling.refuse(group.roots, f"the indices of {name} cannot be followed")
+        coupling.refuse(group.roots, f"its indices cannot be followed into {name!r}")
         return
     coupling.unite(atoms[np.array(indices, dtype=np.int64)], group.roots[np.array(roots, dtype=np.int64)])
     if isinstance(module, Producer) and (outward or is_depthwise(module)):

@@ -16,6 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 from autoprune.errors import AutopruneError
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.depgraph import Coupling, RootGroup, couple, tensors_in
+from autoprune.groups.layers import layer_kind, output_dim, weighted_layers
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import (
     NO_UNIT,
@@ -33,7 +34,6 @@ NOTE = (
     "torch.export could not take this model: torch-pruning traced the branch that the example inputs take, "
     "and every group was pruned alone as a check."
 )
-_LAYERS = (_ConvNd, nn.Linear, nn.Embedding, nn.RNNBase, nn.MultiheadAttention)
 _PROBE_SEED = 0
 _PROBE_SHARE = 0.45
 # What user code and torch raise where sizes do not fit.
@@ -107,11 +107,11 @@ def _candidates(
         mine = set(own.tolist()) - refused.keys()
         units = [c for c in dict.fromkeys(np.concatenate(rows).tolist()) if c in mine]
         if len(units) < 2:
-            reason = problems[0] if problems else "it has a single unit"
+            reason = problems[0] if problems else "its outputs form a single unit"
             reasons.update({_path(parameter): reason for parameter, _ in producers})
             continue
-        norms = tuple(dict.fromkeys(n for group in members for n in group.batch_norms))
-        found.append(_Candidate(_path(producers[0][0]), np.array(units), tuple(producers), norms))
+        norms = sorted({norm for group in members for norm in group.batch_norms}, key=order.__getitem__)
+        found.append(_Candidate(_path(producers[0][0]), np.array(units), tuple(producers), tuple(norms)))
     return sorted(found, key=lambda c: order[c.name])
 
 
@@ -213,9 +213,9 @@ class _Probe:
         try:
             outputs = self._run(slicer.slice(alive))
         except _FORWARD_ERRORS as error:
-            return f"the model does not run without some of its channels ({type(error).__name__})", []
+            return f"the model does not run without some of its outputs ({type(error).__name__})", []
         if [tuple(t.shape) for t in outputs] != self._shapes:
-            return "it makes the model's output", []
+            return "its output is the model's output", []
         return "", outputs
 
     def _run(self, model: nn.Module) -> list[Tensor]:
@@ -249,20 +249,13 @@ def _together(
 
 def _protected(model: nn.Module, groups: Sequence[PruningGroup], reasons: dict[str, str]) -> tuple[ProtectedLayer, ...]:
     prunable = {layer for group in groups for layer in group.layers}
-    missed = "torch-pruning found no channels that can be removed"
     protected = []
-    for path, module in model.named_modules():
-        if isinstance(module, _LAYERS) and path not in prunable:
-            reason = reasons.get(path, missed)
-            protected.append(ProtectedLayer(path, type(module).__name__, _width(module), reason))
+    for layer, weight in weighted_layers(model).items():
+        if layer not in prunable:
+            width = int(model.get_parameter(weight).shape[output_dim(model, weight)])
+            reason = reasons.get(layer, "torch-pruning found no outputs that can be removed")
+            protected.append(ProtectedLayer(layer, layer_kind(model, layer), width, reason))
     return tuple(protected)
-
-
-def _width(module: nn.Module) -> int:
-    for attribute in ("out_channels", "out_features", "embedding_dim", "hidden_size", "embed_dim"):
-        if hasattr(module, attribute):
-            return int(getattr(module, attribute))
-    return 0
 
 
 def _layers(candidate: _Candidate) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 WEIGHTED: tuple[type[nn.Module], ...] = (
@@ -19,6 +19,9 @@ PRUNABLE_KINDS = "Conv1d/2d/3d, ConvTranspose1d/2d/3d, Linear, Embedding and raw
 
 def layer_of(model: nn.Module, parameter: str) -> str:
     """Return the layer that owns a parameter: its module, or the parameter itself where a larger module holds it."""
+    path, parametrised, _ = parameter.partition(".parametrizations.")
+    if parametrised:
+        return path
     path = parameter.rpartition(".")[0]
     owner = model.get_submodule(path)
     leaf = path != "" and not any(True for _ in owner.children())
@@ -46,10 +49,3 @@ def output_dim(model: nn.Module, parameter: str) -> int:
     """Return the dimension of a layer's weight that holds its outputs."""
     owner = model.get_submodule(parameter.rpartition(".")[0])
     return 1 if isinstance(owner, nn.Embedding | nn.EmbeddingBag | _ConvTransposeNd) else 0
-
-
-def named_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return every parameter and buffer under every name it has."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
-    return tensors

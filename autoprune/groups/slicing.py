@@ -25,6 +25,9 @@ __all__ = [
     "slice_model",
 ]
 
+# Elements of a block in `_gather_in_blocks`: 1 MiB of float32, measured best for large convolutions.
+_BLOCK = 2**18
+
 BoolArray = npt.NDArray[np.bool_]
 
 
@@ -212,10 +215,7 @@ def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: 
     replacements: dict[int, Tensor] = {}
     with torch.no_grad():
         for name, dims in cut.kept.items():
-            data = tensors[name]
-            for dim, index in dims.items():
-                data = data.index_select(dim, index.to(data.device))
-            replacements[id(tensors[name])] = data
+            replacements[id(tensors[name])] = _gather(tensors[name], dims)
         for name, grouped in cut.grouped.items():
             replacements[id(tensors[name])] = _gather_grouped(tensors[name], grouped)
     clone = clone_model(model, replacements)
@@ -226,6 +226,28 @@ def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: 
     for path in holders:
         follow_sizes(clone.get_submodule(path))
     return clone
+
+
+def _gather(data: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
+    indices = {dim: index.to(data.device) for dim, index in dims.items()}
+    rows = indices.get(0)
+    if rows is not None and len(indices) == 2 and len(rows) * data[0].numel() > _BLOCK * 4:
+        return _gather_in_blocks(data, rows, indices)
+    for dim, index in indices.items():
+        data = data.index_select(dim, index)
+    return data
+
+
+def _gather_in_blocks(data: Tensor, rows: Tensor, indices: Mapping[int, Tensor]) -> Tensor:
+    """Gather rows and one other dimension a block of rows at a time, so that what lies between stays in the cache."""
+    dim = max(indices)
+    shape = [len(indices[d]) if d in indices else size for d, size in enumerate(data.shape)]
+    out = data.new_empty(shape)
+    height = max(1, _BLOCK // data[0].numel())
+    for start in range(0, len(rows), height):
+        block = data.index_select(0, rows[start : start + height])
+        torch.index_select(block, dim, indices[dim], out=out[start : start + height])
+    return out
 
 
 def _gather_grouped(weight: Tensor, cut: _GroupedCut) -> Tensor:

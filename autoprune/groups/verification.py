@@ -22,7 +22,7 @@ from autoprune.groups.slicing import slice_model
 from autoprune.groups.tracing import Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
 from autoprune.groups.tracing.tracer import module_path, tensor_shapes
-from autoprune.groups.types import NO_UNIT, ModelGroups, PruningGroup
+from autoprune.groups.types import NO_UNIT, IntArray, ModelGroups, PruningGroup
 from autoprune.tasks.protocol import Inputs
 
 VANISHING = ("contiguous", "clone", "alias", "detach")
@@ -64,7 +64,7 @@ class _Verifier:
     inputs: Inputs
     rng: np.random.Generator
     rules: list[RuleSite] = field(default_factory=list)
-    sound: set[tuple[str, int]] = field(default_factory=set)
+    sound: set[tuple[str, int, str]] = field(default_factory=set)
     known: list[frozenset[str]] = field(default_factory=list)
     exports: int = 0
 
@@ -85,12 +85,13 @@ class _Verifier:
         """Check every group alone; patch it, change its axis or protect it. Return whether anything changed."""
         changed = False
         for group in assembly.groups.groups:
-            if (group.name, group.width) in self.sound:
+            key = (group.name, group.width, group.granularity)
+            if key in self.sound:
                 continue
             problem = self._problem(assembly, [group])
             patch = None if problem is None else self._find_patch(assembly, group)
             if problem is None or patch is not None:
-                self.sound.add((group.name, group.width))
+                self.sound.add(key)
             if patch is not None:
                 self.rules.extend(patch)
             elif problem is not None:
@@ -139,8 +140,8 @@ class _Verifier:
     def _patches(self, assembly: Assembly, alive: BoolArray) -> Iterator[Patch]:
         """Yield sets of patches, first those by names that helped before, then by size."""
         candidates = self._candidates(assembly, alive)
-        sets = [p for n in range(1, MAX_PATCHES + 1) for p in combinations(candidates, n)]
-        flat = [tuple(site for sites in chosen for site in sites) for chosen in sets[: 10 * MAX_TRIES]]
+        sets = (p for n in range(1, MAX_PATCHES + 1) for p in combinations(candidates[:MAX_TRIES], n))
+        flat = [tuple(site for sites in chosen for site in sites) for chosen in sets]
         yield from sorted(flat, key=lambda patch: _names(patch) not in self.known)
 
     def _candidates(self, assembly: Assembly, alive: BoolArray) -> list[Patch]:
@@ -171,6 +172,9 @@ class _Verifier:
         for group in groups:
             removed = max(1, int(self.rng.uniform(*REMOVED) * group.width))
             alive[group.start + self.rng.permutation(group.width)[:removed]] = False
+        for dimension in assembly.groups.plan.dimensions:
+            if not np.append(alive, True)[dimension.units].any():
+                alive[dimension.units[0]] = True
         return alive
 
     def _problem(
@@ -193,6 +197,8 @@ def mismatch(trace: Trace, program: ExportedProgram, alive: BoolArray) -> str | 
     """Return the first difference between a pruned model's graph and the prediction, or None.
 
     Args:
+        trace: Of the whole model.
+        program: The pruned model's graph.
         alive: [atoms] those that the pruned model has.
     """
     before, after = _operators(trace.program), _operators(program)
@@ -236,7 +242,7 @@ def _atoms_of(assembly: Assembly, group: PruningGroup) -> BoolArray:
     return (assembly.unit_of >= group.start) & (assembly.unit_of < group.start + group.width)
 
 
-def _touches(assembly: Assembly, group: PruningGroup, atoms: np.ndarray) -> bool:
+def _touches(assembly: Assembly, group: PruningGroup, atoms: IntArray) -> bool:
     return bool(_atoms_of(assembly, group)[atoms.ravel()].any())
 
 

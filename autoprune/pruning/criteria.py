@@ -190,8 +190,8 @@ def _reduce(
         alive = units[key] >= 0
         index, length = units[key][alive], context.groups.plan.unit_count
         entries = np.bincount(index, minlength=length) * (weight.numel() / size)
-        total = np.bincount(index, weights=sums[alive], minlength=length)
-        out[key] = (total, np.where(entries > 0, entries, np.nan))
+        total = np.bincount(index, weights=sums[alive], minlength=length).astype(np.float64)
+        out[key] = (total, np.where(entries > 0, entries, np.nan).astype(np.float64))
     return out
 
 

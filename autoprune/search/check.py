@@ -174,4 +174,3 @@ def _estimate(bench: Workbench, dense: Evaluation) -> float:
     total = evaluations * (budget.short_steps * step + measuring) + final
     limit = search.budget.minutes
     return total if limit is None else min(total, 60.0 * limit)
-

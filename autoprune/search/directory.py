@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import RunConfig, compare, dump_config, read_yaml
+from autoprune.config import RunConfig, compare_configs, dump_config, effective_config, read_yaml
 from autoprune.errors import ConfigError, OutputError, StorageError
 from autoprune.storage import write_file
 
@@ -88,7 +88,7 @@ class RunDirectory:
 
     def _refuse_changes(self, config: RunConfig, identity: Mapping[str, str]) -> None:
         before = read_yaml(self.path / CONFIG_FILE).data
-        changed = compare(before, config.model_dump(mode="json"))
+        changed = compare_configs(before, effective_config(config))
         known = self.about().get("identity", {})
         changed += [f"{k} has changed" for k, v in identity.items() if k in known and known[k] != v]
         if changed:
@@ -131,17 +131,33 @@ class EventLog:
         except OSError as error:
             raise StorageError(f"{self._path} cannot be written: {error.strerror}.") from error
 
+    def count(self, event: str) -> int:
+        """Return how many events of a name all calls of the run have logged."""
+        return sum(line.get("event") == event for line in read_events(self._path))
 
-def total_times(path: Path) -> tuple[float, float]:
-    """Return (wall, CPU) seconds of all calls that an event log tells of; a torn last line is passed over."""
-    sessions: dict[str, tuple[float, float]] = {}
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a log; what is no event, such as a torn last line, is passed over."""
+    found = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 event = json.loads(line)
-                sessions[event["session"]] = (float(event["elapsed_s"]), float(event["cpu_s"]))
-            except (ValueError, KeyError, TypeError):
+            except ValueError:
                 continue
+            if isinstance(event, dict):
+                found.append(event)
+    return found
+
+
+def total_times(path: Path) -> tuple[float, float]:
+    """Return (wall, CPU) seconds of all calls that an event log tells of."""
+    sessions: dict[str, tuple[float, float]] = {}
+    for event in read_events(path):
+        try:
+            sessions[str(event["session"])] = (float(event["elapsed_s"]), float(event["cpu_s"]))
+        except (KeyError, TypeError, ValueError):
+            continue
     return sum(w for w, _ in sessions.values()), sum(c for _, c in sessions.values())
 
 
@@ -150,6 +166,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": cpu_name(),
         "cores": os.cpu_count(),
         "versions": versions(),
     }
@@ -164,3 +181,13 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def cpu_name() -> str:
+    """Return the processor's model name."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -35,7 +35,7 @@ from autoprune.tasks import TaskRef, check_task
 from autoprune.tasks.protocol import Task
 
 if TYPE_CHECKING:
-    import pandas
+    import pandas as pd
 
 DENSE = Policy({})
 STUDY_FILE = "study.db"
@@ -63,13 +63,13 @@ class SearchResult:
         """
         return pick(self.front, max_latency_ms=max_latency_ms, require=require, max_drop=max_drop)
 
-    def to_frame(self) -> pandas.DataFrame:
+    def to_frame(self) -> pd.DataFrame:
         """Return one row a member as a pandas table."""
-        import pandas
+        import pandas as pd
 
         from autoprune.report.writers import member_rows
 
-        return pandas.DataFrame(member_rows(self.front))
+        return pd.DataFrame(member_rows(self.front))
 
 
 def run_search(
@@ -247,10 +247,17 @@ class _Run:
                 self._finished_one(record, "finalists", len(jobs))
         return [self.records[j.id] for j in jobs if self.records[j.id].state == "complete"]
 
-    def _emit(
-        self, finalists: list[CandidateRecord], constraints: Constraints, about: dict[str, Any]
-    ) -> FrontDocument:
-        emission = Emission(self.bench, self.directory, self.events, constraints, about["identity"], self.records)
+    def _emit(self, finalists: list[CandidateRecord], constraints: Constraints, about: dict[str, Any]) -> FrontDocument:
+        emission = Emission(
+            self.bench,
+            self.directory,
+            self.events,
+            constraints,
+            about["identity"],
+            config_digest(self.config),
+            self.records,
+            self.records[Job(0, DENSE, "full").id],
+        )
         front, failures = emit(emission, finalists)
         self.events.add("finished", members=len(front.members))
         for callback in self.callbacks:
@@ -298,7 +305,6 @@ class _Run:
         longer = budget.full_steps / max(budget.short_steps, 1)
         final = budget.finalists * (pruning * longer + 3.0 * (each - pruning)) / self.config.search.workers
         return self.events.elapsed + each + final >= 60.0 * minutes
-
 
 
 def _loaded(config: RunConfig) -> LoadedConfig:

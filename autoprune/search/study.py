@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import optuna
-from optuna.distributions import json_to_distribution
+from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -24,8 +24,17 @@ from autoprune.storage import storage_errors
 T = TypeVar("T")
 
 _LOCKED = ("database is locked", "database table is locked")
-_UNREADABLE = ("not a database", "malformed", "no such table", "no such column", "no longer compatible")
+_UNREADABLE = ("not a database", "malformed", "no such table", "no such column")
 _WAIT_S = (0.05, 2.0)
+
+
+def proposal_of(trial: FrozenTrial) -> dict[str, Any]:
+    """Return what a sampler chose, as plain JSON for a record; `trial_of` gives the trial back."""
+    return {
+        "params": dict(trial.params),
+        "distributions": {k: json.loads(distribution_to_json(d)) for k, d in trial.distributions.items()},
+        "system_attrs": dict(trial.system_attrs),
+    }
 
 
 def trial_of(record: CandidateRecord, objectives: Sequence[str] | None = None) -> FrozenTrial:
@@ -145,19 +154,18 @@ class StudyIndex:
 
     def _open(self) -> optuna.Study:
         if self._study is None:
+            self.close()
             with storage_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             with _quiet():
                 self._storage = optuna.storages.RDBStorage(
-                    f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": 1.0}}
+                    f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": 0.2}}
                 )
                 study = optuna.create_study(
                     storage=self._storage, study_name=self.name, directions=self.directions, load_if_exists=True
                 )
             if study.metric_names is None:
-                with (
-                    warnings.catch_warnings()
-                ):  # Optuna calls its metric names, which its dashboard shows, experimental
+                with warnings.catch_warnings():  # Optuna still calls this experimental
                     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                     study.set_metric_names(list(self.objectives))
             self._study = study
@@ -168,10 +176,12 @@ class StudyIndex:
         try:
             study = self._open()
             attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-        except (DatabaseError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
             if _says(error, _UNREADABLE):
                 return None
             raise
+        except (RuntimeError, ValueError, TypeError, KeyError):  # another version's tables, or altered rows
+            return None
         ids = {a["candidate_id"] for a in attributes if "candidate_id" in a}
         names = tuple(study.metric_names or ())
         ours = len(ids) == len(attributes) and study.directions == self.directions and names == self.objectives

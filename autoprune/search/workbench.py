@@ -27,7 +27,8 @@ from autoprune.evaluation import (
     score,
 )
 from autoprune.evaluation.types import Evaluation, Latency
-from autoprune.groups import architecture_to_json, find_groups, prepare_model
+from autoprune.groups import find_groups, prepare_model
+from autoprune.groups.architecture import architecture_to_json
 from autoprune.groups.types import ModelGroups
 from autoprune.policy import Policy, candidate_seed
 from autoprune.pruning import PrunedModel, Pruner, Recovery
@@ -89,20 +90,17 @@ class Workbench:
     def __init__(self, setup: Setup, task: Task | None = None) -> None:
         self.setup = setup
         self.config = setup.config
-        self.task: Task = GuardedTask(task if task is not None else setup.task.load())
+        self.user_task: Task = task if task is not None else setup.task.load()
+        self.task: Task = GuardedTask(self.user_task)
         self.model, self.prepared = prepare_model(self.task.build_model().eval())
         self.example = self.task.example_inputs()
         protect = (*self.config.groups.protect, *self.task.protect)
-        self.groups: ModelGroups = find_groups(
-            self.model, self.example, protect=protect, only=self.config.groups.only
-        )
+        self.groups: ModelGroups = find_groups(self.model, self.example, protect=protect, only=self.config.groups.only)
         self.space: BoundSpace = load_space(self.config.space, base=setup.base).bind(self.groups)
         self.objectives: tuple[Objective, ...] = objectives_of(self.config, self.task)
         self.targets: tuple[Target, ...] = tuple(parse_target(t) for t in self.config.latency.targets)
         self.gate = HostGate()
-        self.pruner = Pruner(
-            self.model, self.groups, self.task, seed=self.config.search.seed, prepared=self.prepared
-        )
+        self.pruner = Pruner(self.model, self.groups, self.task, seed=self.config.search.seed, prepared=self.prepared)
         self._template: OnnxTemplate | None = None
         self._dense: Dense | None = None
 
@@ -134,10 +132,14 @@ class Workbench:
         limit = self.config.recovery.val_images
         return score(self.task, session, "val", limit=limit, seed=self.config.search.seed)
 
+    def latency_settings(self, target: Target, *, seed: int, rounds: int) -> LatencySettings:
+        """Return how latency is measured on a target."""
+        return LatencySettings(rounds=rounds, threads=target.threads, seed=seed, gate=self.gate)
+
     def time(self, session: Session, target: Target, *, seed: int, rounds: int) -> Latency:
         """Return the latency of a deployed model, interleaved with the dense one."""
         inputs = self.dense.inputs[target.name]
-        settings = LatencySettings(rounds=rounds, threads=target.threads, seed=seed, gate=self.gate)
+        settings = self.latency_settings(target, seed=seed, rounds=rounds)
         return measure_latency(session.call(inputs), self.dense.sessions[target.name].call(inputs), settings)
 
     def steps_of(self, policy: Policy, fidelity: Fidelity) -> int:
@@ -204,7 +206,6 @@ class Workbench:
         limits = self.config.latency
         rounds = limits.final_rounds if job.fidelity == "full" else limits.rounds
         return self.evaluate(pruned.model, seed=seed, rounds=rounds, seconds=seconds), pruned
-
 
 
 class _TrainingTurn:

@@ -214,6 +214,8 @@ def tensors_of(value: Any) -> list[Tensor]:
 
 def _sgd(model: nn.Module, lr: float) -> torch.optim.SGD:
     trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained:
+        raise TaskError("All parameters of the model are frozen.", hint="Set requires_grad to True where it may train.")
     weights = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]

@@ -54,7 +54,7 @@ def list_names(kind: Annotated[Kind, typer.Argument(help="What to list.")], as_j
         from autoprune.cli.tables import plain_table
 
         columns = [c for c in rows[0] if c != "axes"]
-        show(plain_table(columns, [[str(row[c]) for c in columns] for row in rows]))
+        show(plain_table(columns, [[_cell(row[c]) for c in columns] for row in rows]))
 
 
 def schema(name: Annotated[SchemaName, typer.Argument(help="Whose schema.")] = SchemaName.config) -> None:
@@ -62,6 +62,10 @@ def schema(name: Annotated[SchemaName, typer.Argument(help="Whose schema.")] = S
     from autoprune.report.schema import json_schema
 
     write_text(json.dumps(json_schema(name.value), indent=2))
+
+
+def _cell(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _strategies() -> list[Row]:

@@ -60,10 +60,12 @@ def verify(
     """Prove in a fresh process that a model is whole and gives its recorded outputs; exit 1 when it does not."""
     from autoprune.cli.fresh import verify_in_fresh_process
     from autoprune.cli.tables import verify_tables
+    from autoprune.errors import ArtifactError
 
-    document, code = verify_in_fresh_process(directory)
+    report = verify_in_fresh_process(directory)
     if as_json:
-        write_json(document)
+        write_json(report.to_json())
     else:
-        show(*verify_tables(document))
-    raise typer.Exit(code)
+        show(*verify_tables(report))
+    if not report.ok:
+        raise typer.Exit(ArtifactError.exit_code)

@@ -30,7 +30,7 @@ class AxisChoice:
 
     def cuts(self, axis: BlockAxis) -> bool:
         """Return whether a block is cut along this axis."""
-        return self.axis_of[axis.block] == axis.index
+        return self.axis_of[axis.block] == axis.number
 
     def cuts_position(self, factor: Factor, position: int) -> bool:
         """Return whether an axis of a factor gets shorter when its channels go."""
@@ -42,6 +42,7 @@ def components(count: int, edges: Iterable[IntArray]) -> IntArray:
     """Return [count] the number of each node's connected component.
 
     Args:
+        count: Number of nodes.
         edges: Arrays [2, n] of pairs.
     """
     pairs = np.concatenate([np.zeros((2, 0), np.int64), *edges], axis=1)
@@ -54,7 +55,7 @@ def choose_axes(evidence: Evidence) -> AxisChoice:
     blocks = evidence.blocks
     first = dict(zip(blocks, np.cumsum([0] + [b.atoms.ndim for b in blocks]).tolist(), strict=False))
     count = sum(b.atoms.ndim for b in blocks)
-    ties = [(first[a.block] + a.index, first[b.block] + b.index) for a, b in evidence.ties]
+    ties = [(first[a.block] + a.number, first[b.block] + b.number) for a, b in evidence.ties]
     ties += [(first[a] + i, first[b] + i) for a, b in _same_arrangement(blocks) for i in range(a.atoms.ndim)]
     tied = components(count, [np.array(ties, dtype=np.int64).reshape(-1, 2).T])
     kept = {int(tied[first[b] + i]): cause for b in blocks for i, cause in b.fixed.items()}

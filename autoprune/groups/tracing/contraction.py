@@ -33,6 +33,9 @@ def join(evidence: Evidence, left: Operand, right: Operand, out: Sequence[str], 
     """Return the labels of `einsum(left, right -> out)`; what the two share is united.
 
     Args:
+        evidence: Where unions, links and pins go.
+        left: First operand.
+        right: Second operand.
         out: One letter per dimension of the result; a letter of neither operand is a dimension without channels.
         shape: Shape of the result.
     """
@@ -128,4 +131,4 @@ def _note_contracted(factor: Factor, positions: list[int]) -> None:
     for position in positions:
         axis = factor.axes[position]
         if axis is not None and factor.atoms.shape[position] > 1:
-            axis.block.contracted.add(axis.index)
+            axis.block.contracted.add(axis.number)

@@ -91,7 +91,7 @@ class Evidence:
 
     def fix(self, axis: BlockAxis, reason: str) -> None:
         """Keep the length of a block's axis."""
-        axis.block.fixed.setdefault(axis.index, self.cause(reason))
+        axis.block.fixed.setdefault(axis.number, self.cause(reason))
 
     def block(self, atoms: IntArray, kind: BlockKind, *, preferred: int = 0) -> Block:
         """Record that an arrangement of atoms must stay rectangular."""

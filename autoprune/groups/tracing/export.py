@@ -43,7 +43,7 @@ def _neutral(model: nn.Module) -> Iterator[None]:
         model.eval()
         for parameter in model.parameters():
             if parameter.is_floating_point():
-                parameter.requires_grad_(requires_grad=True)
+                parameter.requires_grad_()
         with torch.enable_grad():
             yield
     finally:

@@ -57,20 +57,20 @@ class Block:
     fixed: dict[int, Cause] = field(default_factory=dict)
     contracted: set[int] = field(default_factory=set)
 
-    def axis(self, index: int) -> BlockAxis:
+    def axis(self, number: int) -> BlockAxis:
         """Return a handle of one axis."""
-        return BlockAxis(self, index)
+        return BlockAxis(self, number)
 
-    def along(self, index: int) -> IntArray:
+    def along(self, number: int) -> IntArray:
         """Return [length of the axis, rest]: every row holds the atoms of one slice."""
-        return rows(self.atoms, index)
+        return rows(self.atoms, number)
 
 
 class BlockAxis(NamedTuple):
     """One axis of one block."""
 
     block: Block
-    index: int
+    number: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,6 +153,11 @@ class Labels:
                 if dim is not None:
                     shape[dim] = int(alive[factor.along(position)].any(axis=1).sum())
         return tuple(shape)
+
+
+def pick(atoms: IntArray, index: int | IntArray, axis: int) -> IntArray:
+    """Return `atoms` at some indices of an axis; a single index removes the axis."""
+    return np.asarray(atoms.take(index, axis=axis), dtype=np.int64)
 
 
 def rows(atoms: IntArray, axis: int) -> IntArray:

@@ -9,7 +9,7 @@ import numpy as np
 
 from autoprune.groups.tracing.contraction import Operand, join
 from autoprune.groups.tracing.evidence import Evidence
-from autoprune.groups.tracing.labels import BlockAxis, Factor, Labels
+from autoprune.groups.tracing.labels import BlockAxis, Factor, Labels, pick, rows
 from autoprune.groups.types import IntArray
 
 Shape = tuple[int, ...]
@@ -62,7 +62,9 @@ def view(evidence: Evidence, labels: Labels, shape: Shape) -> Labels:
     return Labels(shape, tuple(factors))
 
 
-def _view_factor(evidence: Evidence, factor: Factor, parts: list[Segment], source: Shape, shape: Shape) -> Factor | None:
+def _view_factor(
+    evidence: Evidence, factor: Factor, parts: list[Segment], source: Shape, shape: Shape
+) -> Factor | None:
     renamed = _renaming(parts, source, shape)
     if renamed is not None:
         return factor.moved(renamed)
@@ -76,8 +78,8 @@ def _view_factor(evidence: Evidence, factor: Factor, parts: list[Segment], sourc
     dims: list[int | None] = [*after, *(None for _ in hidden)]
     origins = [factor.axes[i] for i in hidden]
     for axis in reversed(range(atoms.ndim)):
-        if (atoms == atoms.take([0], axis)).all():
-            atoms = atoms.take(0, axis)
+        if (rows(atoms, axis) == rows(atoms, axis)[0]).all():
+            atoms = pick(atoms, 0, axis)
             del dims[axis]
             if axis >= len(after):
                 del origins[axis - len(after)]
@@ -121,7 +123,7 @@ def take(evidence: Evidence, labels: Labels, dim: int, index: IntArray, shape: S
     if factor is None:
         return Labels(shape, labels.factors)
     evidence.pin(factor, (dim,), reason)
-    taken = Factor(factor.atoms.take(index, factor.position(dim)), factor.dims, factor.axes)
+    taken = Factor(pick(factor.atoms, index, factor.position(dim)), factor.dims, factor.axes)
     return Labels(shape, tuple(taken if f is factor else f for f in labels.factors))
 
 
@@ -134,7 +136,7 @@ def select(evidence: Evidence, labels: Labels, dim: int, index: int, shape: Shap
     evidence.pin(factor, (dim,), "one index of it is selected by a literal")
     axis = factor.position(dim)
     chosen = Factor(
-        factor.atoms.take(index, axis),
+        pick(factor.atoms, index, axis),
         factor.dims[:axis] + factor.dims[axis + 1 :],
         factor.axes[:axis] + factor.axes[axis + 1 :],
     )
@@ -150,9 +152,7 @@ def split(evidence: Evidence, labels: Labels, dim: int, shapes: Sequence[Shape])
     if factor.partial or len(set(sizes)) > 1:
         ends = np.cumsum(sizes)
         ranges = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        return [
-            take(evidence, labels, dim, r, shape, "literal slice") for r, shape in zip(ranges, shapes, strict=True)
-        ]
+        return [take(evidence, labels, dim, r, shape, "literal slice") for r, shape in zip(ranges, shapes, strict=True)]
     axis = factor.position(dim)
     old = factor.atoms.shape
     atoms = factor.atoms.reshape(*old[:axis], len(sizes), sizes[0], *old[axis + 1 :])
@@ -161,9 +161,9 @@ def split(evidence: Evidence, labels: Labels, dim: int, shapes: Sequence[Shape])
     evidence.fix(block.axis(axis), "it is split into equal parts")
     axes = tuple(block.axis(i + (i >= axis)) for i in range(len(old)))
     for mine, theirs in zip(axes, factor.axes, strict=True):
-        if mine.index != axis + 1:
+        if mine.number != axis + 1:
             evidence.tie(mine, theirs)
-    pieces = [Factor(atoms.take(i, axis), factor.dims, axes) for i in range(len(sizes))]
+    pieces = [Factor(pick(atoms, i, axis), factor.dims, axes) for i in range(len(sizes))]
     return [
         Labels(shape, tuple(piece if f is factor else f for f in labels.factors))
         for piece, shape in zip(pieces, shapes, strict=True)
@@ -184,8 +184,8 @@ def concatenate(evidence: Evidence, parts: Sequence[Labels], dim: int, shape: Sh
         if rest is None:
             rest = mine
         else:
-            ends = (Operand(side, _distinct(letters, dim, f"{number}{i}")) for i, side in enumerate((rest, mine)))
-            rest = join(evidence, *ends, out=letters, shape=mine.shape)
+            before, after = (_distinct(letters, dim, f"{side}{number}") for side in ("before", "after"))
+            rest = join(evidence, Operand(rest, before), Operand(mine, after), letters, mine.shape)
     return Labels(shape, (() if along is None else (along,)) + (() if rest is None else rest.factors))
 
 

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.operator_schemas import normalize_function
+from torch.utils._pytree import tree_leaves
 from torch.nn.modules.conv import _ConvNd
 
+from autoprune.groups.cloning import named_tensors
 from autoprune.groups.tracing.evidence import Evidence
 from autoprune.groups.tracing.export import export_program
 from autoprune.groups.tracing.labels import Cause, Factor, Labels
@@ -56,8 +58,8 @@ def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
     for node in trace.program.graph.nodes:
         trace.evidence.node = node.name
         trace.evidence.module = module_path(node)
-        if node.op == "placeholder":
-            _label_placeholder(trace, node, own, seen)
+        if node.op in ("placeholder", "get_attr"):
+            _label_source(trace, node, own, seen)
         elif node.op == "call_function":
             _label_call(trace, node)
         elif node.op == "output":
@@ -79,15 +81,13 @@ def module_path(node: Node) -> str:
 def tensor_shapes(value: object) -> tuple[tuple[int, ...], ...] | None:
     """Return the shapes of a node's tensor or tensors, or None when it makes something else."""
     tensors = list(value) if isinstance(value, list | tuple) else [value]
-    if not tensors or not all(isinstance(t, Tensor) for t in tensors):
-        return None
-    return tuple(tuple(int(n) for n in t.shape) for t in tensors)
+    shapes = tuple(tuple(int(n) for n in t.shape) for t in tensors if isinstance(t, Tensor))
+    return shapes if tensors and len(shapes) == len(tensors) else None
 
 
 def _own_tensors(model: nn.Module, program: ExportedProgram) -> dict[str, tuple[str, Tensor]]:
     """Return placeholder -> (name, tensor) of parameters and buffers."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tensors.update(model.named_buffers(remove_duplicate=False))
+    tensors = named_tensors(model)
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     return {node: (name, tensors[name]) for node, name in names.items() if name in tensors}
@@ -98,9 +98,7 @@ def _convolution_weights(model: nn.Module) -> frozenset[str]:
     return frozenset(f"{path}.weight".lstrip(".") for path, module in modules if isinstance(module, _ConvNd))
 
 
-def _label_placeholder(
-    trace: Trace, node: Node, own: dict[str, tuple[str, Tensor]], seen: dict[int, Labels]
-) -> None:
+def _label_source(trace: Trace, node: Node, own: dict[str, tuple[str, Tensor]], seen: dict[int, Labels]) -> None:
     """Give every dimension of a parameter or float buffer atoms of its own; inputs and constants get none."""
     shapes = tensor_shapes(node.meta.get("val"))
     if shapes is None:
@@ -124,12 +122,13 @@ def _label_call(trace: Trace, node: Node) -> None:
         if isinstance(whole, list) and isinstance(index, int):
             trace.labels[node] = whole[index]
         return
-    shapes = tensor_shapes(node.meta.get("val"))
+    value = node.meta.get("val")
+    shapes = tensor_shapes(value)
+    single = isinstance(value, Tensor)
     if shapes is None:
-        for source in node.all_input_nodes:
-            _freeze(trace, source, f"operator {_operator_name(node)} reads its values")
+        if any(isinstance(part, Tensor) for part in tree_leaves(value)):
+            _note_unknown(trace, node, UnsupportedOperatorError("it returns more than tensors"))
         return
-    single = isinstance(node.meta["val"], Tensor)
     try:
         result = _handled(trace, node, shapes, single=single)
     except MISUSE as error:

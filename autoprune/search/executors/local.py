@@ -132,4 +132,3 @@ def _run(job: Job) -> CandidateRecord:
     if "bench" not in _worker:
         raise AutopruneError("The worker was not built.")
     return _worker["bench"].run(job)
-

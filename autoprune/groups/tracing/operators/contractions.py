@@ -66,11 +66,15 @@ def _matmul(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) -> 
     left_letters = ["k"] if vector_left else [*_tail(lead, len(left.shape) - 2), "m", "k"]
     right_letters = ["k"] if vector_right else [*_tail(lead, len(right.shape) - 2), "k", "n"]
     out = lead + ([] if vector_left else ["m"]) + ([] if vector_right else ["n"])
-    ends = (
-        Operand(labels, tuple(x if n > 1 else f"{side}{x}" for x, n in zip(letters, labels.shape, strict=True)))
-        for side, labels, letters in (("l", left, left_letters), ("r", right, right_letters))
+    return _contract(
+        call, _broadcast("left", left, left_letters), _broadcast("right", right, right_letters), tuple(out), shape
     )
-    return _contract(call, *ends, out=tuple(out), shape=shape)
+
+
+def _broadcast(side: str, labels: Labels, letters: list[str]) -> Operand:
+    """Give dimensions of size 1 letters of their own, so that they meet nothing."""
+    sized = zip(letters, labels.shape, strict=True)
+    return Operand(labels, tuple(letter if size > 1 else f"{side} {letter}" for letter, size in sized))
 
 
 def _tail(letters: list[str], count: int) -> list[str]:

@@ -12,22 +12,22 @@ UNARY = (
     "lift_fresh_copy log log1p log2 log_sigmoid logical_not mish nan_to_num neg ones_like positive reciprocal relu "
     "relu6 round rsqrt selu sgn sigmoid sign silu sin softplus softshrink softsign sqrt square tanh threshold to trunc "
     "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout"
-).split()
+)
 BINARY = (
     "__and__ __or__ add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copy "
     "copysign div eq floor_divide fmod ge gt le lerp logaddexp logical_and logical_or logical_xor lt masked_fill "
     "maximum minimum mul ne pow remainder rsub sub where xlogy fill true_divide hypot"
-).split()
-IN_PLACE = frozenset(f"{name}_" for name in (*UNARY, *BINARY))
+)
+IN_PLACE = frozenset(f"{name}_" for name in f"{UNARY} {BINARY}".split())
 
 
-@operator(*UNARY)
+@operator(*UNARY.split())
 def unary(call: Call) -> Labels:
     """Pass the first operand's channels on; a second tensor, if any, only gives dtype or device."""
     return Labels(call.shape, call.first.factors)
 
 
-@operator(*BINARY)
+@operator(*BINARY.split())
 def binary(call: Call) -> Labels:
     """Unite the channels of all tensor operands under broadcasting."""
     if not call.single:

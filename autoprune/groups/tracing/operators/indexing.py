@@ -54,7 +54,7 @@ def index_by_tensors(call: Call) -> Labels:
     x, indices = call.first, list(call["indices"])
     places = [d for d, index in enumerate(indices) if index is not None]
     tensors = [index.meta["val"] for index in indices if index is not None]
-    labelled = any(call.known[index].factors for index in indices if index is not None and index in call.known)
+    labelled = any(labels.factors for labels in call.sequence("indices"))
     if labelled or any(not t.dtype.is_signed or t.dtype.is_floating_point for t in tensors):
         raise UnsupportedOperatorError("index by a mask or by values that depend on channels")
     rank = max(t.dim() for t in tensors)

@@ -1,4 +1,4 @@
-"""Reductions and scans: other dimensions' channels pass; over channels, sums are noted and the rest keeps them whole."""
+"""Reductions and scans: other dimensions' channels pass; over channels, sums are noted, others keep them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from autoprune.groups.tracing.contraction import elementwise, sum_over
 from autoprune.groups.tracing.labels import Labels
-from autoprune.groups.tracing.operators.registry import Call, Result, operator, normalised_dims
+from autoprune.groups.tracing.operators.registry import Call, Result, normalised_dims, operator
 
 
 @operator("mean", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "sum", "nansum")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
 from torch.fx import Node
 
 from autoprune.groups.tracing.evidence import Evidence
@@ -107,7 +108,8 @@ class Call:
     @property
     def operands(self) -> list[Labels]:
         """Labels of all arguments that are tensors."""
-        return [self._of(value) for value in self.arguments.values() if isinstance(value, Node) and value in self.known]
+        nodes = (value for value in self.arguments.values() if isinstance(value, Node))
+        return [self._of(node) for node in nodes if isinstance(node.meta.get("val"), Tensor)]
 
     @property
     def first(self) -> Labels:
@@ -124,8 +126,8 @@ class Call:
         return None if value is None else self._of(value)
 
     def sequence(self, argument: str) -> list[Labels]:
-        """Return the labels of an argument that is a list of tensors."""
-        return [self._of(value) for value in self.arguments[argument]]
+        """Return the labels of an argument that is a list of tensors, None left out."""
+        return [self._of(value) for value in self.arguments[argument] if value is not None]
 
     def dim(self, argument: str, rank: int) -> int:
         """Return a dimension argument counted from the front."""

@@ -81,7 +81,17 @@ def squeeze(call: Call) -> Labels:
     return x.moved(call.shape, {d: d - sum(g < d for g in gone) for d in range(rank) if d not in gone})
 
 
-@operator("expand", "broadcast_to", "expand_as")
+@operator("expand_as")
+def expand_as(call: Call) -> Labels:
+    """Repeat dimensions of size 1 as often as another tensor is long, so they follow that one's channels."""
+    x, other = call.first, call.labels("other")
+    lead = len(call.shape) - len(x.shape)
+    spread = [d for d in range(len(call.shape)) if d < lead or x.shape[d - lead] == 1]
+    own = x.moved(call.shape, {d: d + lead for d in range(len(x.shape))})
+    return Labels(call.shape, own.factors + other.moved(call.shape, {d: d for d in spread}).factors)
+
+
+@operator("expand", "broadcast_to")
 def expand(call: Call) -> Labels:
     """Repeat dimensions of size 1, which carry no channels."""
     lead = len(call.shape) - len(call.first.shape)

@@ -9,14 +9,12 @@ from autoprune.groups.tracing.labels import Factor, Labels
 from autoprune.groups.tracing.operators.registry import Call, Result, UnsupportedOperatorError, operator
 from autoprune.groups.tracing.reshaping import concatenate, view
 
-POOLS = (
-    "adaptive_avg_pool{n}d adaptive_max_pool{n}d avg_pool{n}d max_pool{n}d max_pool{n}d_with_indices lp_pool{n}d"
-).split()
+POOLS = "adaptive_avg_pool{n}d adaptive_max_pool{n}d avg_pool{n}d max_pool{n}d max_pool{n}d_with_indices lp_pool{n}d"
 RESIZES = (
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
     "upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa"
-).split()
-SPATIAL = [pool.format(n=n) for pool in POOLS for n in (1, 2, 3)] + RESIZES
+)
+SPATIAL = [pool for n in (1, 2, 3) for pool in POOLS.format(n=n).split()] + RESIZES.split()
 
 
 @operator(*SPATIAL)
@@ -65,14 +63,15 @@ def pixel_shuffle(call: Call) -> Labels:
     x = call.first
     channel = len(x.shape) - 3
     factor = x.at(channel)
-    rest = confine(call.evidence, x, range(channel), "it is shuffled with channels")
+    if factor is not None and factor.atoms.ndim > 1:
+        raise UnsupportedOperatorError("pixel_shuffle of a joint arrangement")
+    rest = confine(call.evidence, x, range(channel + 1), "it is shuffled with channels")
     if factor is None:
         return Labels(call.shape, rest.factors)
-    if factor.atoms.ndim > 1:
-        raise UnsupportedOperatorError("pixel_shuffle of a joint arrangement")
+    others = tuple(f for f in rest.factors if channel not in f.dims)
     block = call.evidence.block(factor.atoms.reshape(call.shape[channel], -1), "block", preferred=0)
     call.evidence.fix(block.axis(1), "pixel_shuffle turns it into space")
-    return Labels(call.shape, (*rest.factors, Factor.of_block(block, (channel, None))))
+    return Labels(call.shape, (*others, Factor.of_block(block, (channel, None))))
 
 
 @operator("pixel_unshuffle")
@@ -83,9 +82,10 @@ def pixel_unshuffle(call: Call) -> Labels:
     factor = x.at(channel)
     if factor is None or factor.atoms.ndim > 1:
         raise UnsupportedOperatorError("pixel_unshuffle of anything but plain channels")
-    rest = confine(call.evidence, x, range(channel), "it is shuffled with channels")
+    rest = confine(call.evidence, x, range(channel + 1), "it is shuffled with channels")
+    others = tuple(f for f in rest.factors if channel not in f.dims)
     times = call.shape[channel] // x.shape[channel]
-    return Labels(call.shape, (*rest.factors, Factor.single(np.repeat(factor.atoms, times), channel)))
+    return Labels(call.shape, (*others, Factor.single(np.repeat(factor.atoms, times), channel)))
 
 
 @operator("channel_shuffle", "native_channel_shuffle")

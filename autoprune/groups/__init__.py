@@ -1,0 +1,46 @@
+"""Model -> groups: what can be pruned, proven by re-export, and the plan that cuts any set of units."""
+
+from autoprune.groups.architecture import architecture_from_json, architecture_to_json
+from autoprune.groups.find import find_groups
+from autoprune.groups.preparation import prepare_model
+from autoprune.groups.slicing import (
+    architecture_of,
+    mask_model,
+    rebuild,
+    slice_model,
+)
+from autoprune.groups.types import (
+    NO_UNIT,
+    ArchitecturePlan,
+    AttributeRule,
+    DimensionUnits,
+    Granularity,
+    GroupedWeight,
+    IntArray,
+    ModelGroups,
+    ProtectedLayer,
+    PruningGroup,
+    SlicingPlan,
+)
+
+__all__ = [
+    "NO_UNIT",
+    "ArchitecturePlan",
+    "AttributeRule",
+    "DimensionUnits",
+    "Granularity",
+    "GroupedWeight",
+    "IntArray",
+    "ModelGroups",
+    "ProtectedLayer",
+    "PruningGroup",
+    "SlicingPlan",
+    "architecture_from_json",
+    "architecture_of",
+    "architecture_to_json",
+    "find_groups",
+    "mask_model",
+    "prepare_model",
+    "rebuild",
+    "slice_model",
+]

@@ -1,0 +1,412 @@
+"""The command line: start-up cost, streams, exit codes, messages, one JSON document, and what commands print."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, get_args
+
+import jsonschema
+import pytest
+import typer
+from typer.testing import CliRunner, Result
+
+from autoprune.axes import AXES, PRESETS
+from autoprune.cli import console, guard
+from autoprune.cli.app import app
+from autoprune.cli.commands import catalog
+from autoprune.cli.guard import TerminatedError, explain
+from autoprune.config import RunConfig, load_config
+from autoprune.config.model import SearchConfig
+from autoprune.errors import ConfigError, OutputError, RunLockedError, StorageError, UnmetConstraintError
+from autoprune.report import FrontDocument
+
+HELP_SECONDS = 0.5
+HEAVY = ("torch", "ray", "optuna", "sklearn", "numpy", "onnxruntime", "pandas")
+DIGEST = "0" * 64
+
+
+def call(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def in_process(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text("task: task.py:make_task\n")
+    return path
+
+
+def member(ident: str, accuracy: float, latency_ms: float) -> dict[str, Any]:
+    quality = {
+        "value": accuracy,
+        "low": accuracy - 0.01,
+        "high": accuracy + 0.01,
+        "n": 100,
+        "unit": "image",
+        "method": "wilson",
+    }
+    latency = {
+        "ms": latency_ms,
+        "low": latency_ms,
+        "high": latency_ms,
+        "samples": 30,
+        "clean": True,
+        "polluted_share": 0.0,
+    }
+    latency |= {"speedup": 10 / latency_ms, "speedup_low": 1.0, "speedup_high": 10.0}
+    deployment = {
+        "artifact": "model.onnx",
+        "sha256": DIGEST,
+        "quality": {"test": {"accuracy": quality}},
+        "latency": latency,
+    }
+    sizes = {"parameters": 10, "nonzero": 10, "macs": 10, "bytes": 40, "compressed_bytes": 30}
+    place = {"id": ident, "name": f"m-{ident}", "directory": f"front/{ident}", "strategy": "l1", "fidelity": "full"}
+    return place | {"feasible": True, "deployments": {"target": deployment}} | sizes
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run of two members, with their directories."""
+    target = {"runtime": "onnxruntime", "runtime_version": "1", "precision": "fp32", "batch": 32, "threads": 1}
+    target |= {"shape": "default", "device": "cpu", "host": "h", "protocol": "interleaved"}
+    document = {
+        "run": "digits",
+        "objectives": [
+            {"name": "accuracy", "direction": "max", "unit": "fraction"},
+            {"name": "latency_ms", "direction": "min", "unit": "ms", "target": "target", "scale": "log"},
+        ],
+        "targets": {"target": target},
+        "provenance": {
+            "autoprune": "0.1.0",
+            "versions": {},
+            "seed": 0,
+            "task_sha256": DIGEST,
+            "data_fingerprint": "d",
+            "config_sha256": DIGEST,
+            "test_reads": 1,
+        },
+        "evaluations": {"short": 5},
+        "wall_seconds": 1.0,
+        "cpu_seconds": 1.0,
+        "picks": {"fastest": "b"},
+        "baseline": member("dense", 0.99, 10.0) | {"directory": None},
+        "members": [member("a", 0.98, 5.0), member("b", 0.94, 2.0)],
+    }
+    directory = tmp_path / "results" / "digits"
+    for ident in ("a", "b"):
+        (directory / "front" / ident).mkdir(parents=True)
+        (directory / "front" / ident / "policy.json").write_text(ident)
+    (directory / "config.yaml").write_text("task: a.py:b\n")
+    (directory / "front.json").write_bytes(FrontDocument.model_validate(document).to_bytes())
+    return directory
+
+
+def test_help_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import resource, sys\n"
+        "from autoprune.cli import main\n"
+        "sys.argv = ['autoprune', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "usage = resource.getrusage(resource.RUSAGE_SELF)\n"
+        f"heavy = [m for m in {HEAVY!r} if m in sys.modules]\n"
+        "print(usage.ru_utime + usage.ru_stime, heavy, file=sys.stderr)\n"
+    )
+    seconds, heavy = min(
+        (in_process(code).stderr.split(maxsplit=1) for _ in range(3)), key=lambda found: float(found[0])
+    )
+    assert heavy.strip() == "[]"
+    assert float(seconds) < HELP_SECONDS
+
+
+def test_every_command_explains_itself() -> None:
+    names = [command.name for command in app.registered_commands]
+    wanted = ["init", "check", "search", "status", "report", "pick", "verify", "list", "schema", "doctor"]
+    assert names == wanted
+    listing = call("--help").stdout
+    for name in wanted:
+        assert f"  {name} " in listing
+        assert call(name, "--help").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["frobnicate"], ["search"], ["search", "--nonsense"], ["list", "nothing"], ["pick", "x", "--max-drop", "y"]],
+)
+def test_bad_usage_is_exit_2_on_stderr(arguments: list[str]) -> None:
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_an_unknown_key_is_exit_2_and_suggests_the_nearest(config: Path) -> None:
+    result = call("search", config, "--name", "typo", "--set", "search.budgett=5")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--set search.budgett=5: search.budgett: unknown key" in result.stderr
+    assert "did you mean 'search.budget'?" in result.stderr
+    assert sorted(p.name for p in config.parent.iterdir()) == ["run.yaml"]
+
+
+def test_every_problem_of_a_configuration_is_a_line_of_its_own(config: Path) -> None:
+    config.write_text("task: nothing\nspace: 3\n")
+    result = call("check", config)
+    lines = result.stderr.splitlines()
+    assert result.exit_code == 2
+    assert lines[0] == "error: 2 problems"
+    assert lines[1].startswith(f"{config}:1: task: ")
+    assert lines[2].startswith(f"{config}:2: space: ")
+    assert lines[3].startswith("hint: ")
+
+
+def test_a_traceback_comes_only_with_debug(config: Path) -> None:
+    missing = config.with_name("none.yaml")
+    assert "Traceback" not in call("search", missing).stderr
+    result = call("--debug", "search", missing)
+    assert "Traceback" in result.stderr
+    assert result.exit_code == 2
+
+
+def test_debug_may_stand_behind_the_command() -> None:
+    result = in_process("from autoprune.cli import main; main()", "search", "none.yaml", "--debug")
+    assert result.returncode == 2
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (ConfigError("bad", hint="do"), 2, "error: bad\nhint: do"),
+        (UnmetConstraintError("none"), 4, "error: none"),
+        (OutputError("no"), 73, "error: no"),
+        (StorageError("full"), 74, "error: full"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "results/x"),
+            74,
+            "error: results/x: No space left on device",
+        ),
+        (RunLockedError("locked"), 75, "error: locked"),
+        (ValueError("odd\nsecond line"), 1, "error: unexpected ValueError: odd\nhint: Run with --debug for more."),
+        (KeyboardInterrupt(), 130, "stopped; what is finished is kept"),
+        (TerminatedError(), 143, "stopped; what is finished is kept"),
+    ],
+)
+def test_an_error_has_its_exit_code_and_one_message(
+    error: BaseException, code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain(error) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(says)
+
+
+def test_the_guard_lets_exits_pass_and_turns_errors_into_them() -> None:
+    small = typer.Typer()
+
+    def act(kind: str) -> None:
+        raise {"exit": typer.Exit(7), "error": StorageError("full"), "stop": TerminatedError()}[kind]
+
+    small.command(cls=guard.GuardedCommand)(act)
+    assert [CliRunner().invoke(small, [kind]).exit_code for kind in ("exit", "error", "stop")] == [7, 74, 143]
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_a_search_in_order(config: Path, sent: signal.Signals, code: int) -> None:
+    mark = config.with_name("started")
+    task = f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(120)\n"
+    config.with_name("task.py").write_text(task)
+    command = [sys.executable, "-c", "from autoprune.cli import main; main()", "search", str(config)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=config.parent
+    ) as child:
+        limit = time.monotonic() + 120
+        while not mark.exists() and child.poll() is None and time.monotonic() < limit:
+            time.sleep(0.05)
+        child.send_signal(sent)
+        out, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert out == ""
+    assert "Run the same command again to go on" in err
+    assert "Traceback" not in err
+
+
+def test_dry_run_prints_the_effective_configuration(config: Path) -> None:
+    overrides = ["--set", "search.seed=3", "--name", "other", "--dry-run"]
+    again = config.with_name("again.yaml")
+    again.write_text(call("search", config, *overrides).stdout)
+    effective = load_config(again, environ={}).config
+    assert (effective.search.seed, effective.name) == (3, "other")
+    document = json.loads(call("search", config, *overrides, "--json").stdout)
+    assert document["schema_version"] == "1.0"
+    assert RunConfig.model_validate(document["config"]) == effective
+
+
+def test_init_writes_a_valid_explained_file_and_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "new.yaml"
+    result = call("init", path, "--task", "my.py:make", "--name", "mine")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert load_config(path, environ={}).config == RunConfig(task="my.py:make", name="mine")
+    before = path.read_text()
+    assert call("init", path).exit_code == 73
+    assert path.read_text() == before
+    assert call("init", tmp_path / "none" / "new.yaml").exit_code == 73
+    assert call("init", tmp_path / "x.yaml", "--name", "../x").exit_code == 2
+    assert not (tmp_path / "x.yaml").exists()
+
+
+@pytest.mark.parametrize("kind", [k.value for k in catalog.Kind])
+def test_each_list_is_one_json_document_and_a_table(kind: str) -> None:
+    document = json.loads(call("list", kind, "--json").stdout)
+    assert document["schema_version"] == "1.0"
+    rows = document[kind]
+    assert rows
+    assert all(row["name"] and row["summary"] for row in rows)
+    table = call("list", kind).stdout
+    assert all(row["name"] in table for row in rows)
+
+
+def test_lists_name_what_the_package_knows() -> None:
+    def names(kind: str) -> set[str]:
+        return {row["name"] for row in json.loads(call("list", kind, "--json").stdout)[kind]}
+
+    assert names("criteria") == set(AXES["criterion"])
+    assert names("schedules") == set(AXES["schedule"])
+    assert names("strategies") == set(PRESETS)
+    assert names("samplers") == set(get_args(SearchConfig.model_fields["sampler"].annotation)) == set(catalog.SAMPLERS)
+    for target in names("targets"):
+        RunConfig(task="a.py:b", latency={"targets": [target.format(batch=8, threads=2)]})
+
+
+@pytest.mark.parametrize("name", ["front", "config", "record"])
+def test_each_schema_is_a_json_schema(name: str) -> None:
+    schema = json.loads(call("schema", name).stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["type"] == "object"
+
+
+def test_what_json_prints_satisfies_the_published_schema(run: Path) -> None:
+    printed = json.loads(call("report", run, "--json").stdout)
+    jsonschema.validate(printed, json.loads(call("schema", "front").stdout))
+
+
+def test_doctor_tells_versions_machine_and_disk(tmp_path: Path) -> None:
+    document = json.loads(call("doctor", "--output", tmp_path / "new" / "results", "--json").stdout)
+    assert document["versions"]["torch"]
+    assert document["machine"]["memory_mib"] > 0
+    assert document["disk"]["free_mib"] > 0
+    assert not (tmp_path / "new").exists()
+    assert "versions.python" in call("doctor").stdout
+
+
+def test_pick_prints_the_best_member_and_where_it_lies(run: Path) -> None:
+    result = call("pick", "digits", "--output", run.parent)
+    assert result.exit_code == 0
+    assert "m-a" in result.stdout
+    assert result.stdout.splitlines()[-1] == str(run / "front" / "a")
+    result = call("pick", "digits", "--output", run.parent, "--max-latency-ms", "3", "--json")
+    document = json.loads(result.stdout)
+    assert (document["member"]["id"], document["directory"]) == ("b", str(run / "front" / "b"))
+
+
+@pytest.mark.parametrize("given", ["directory", "file", "name"])
+def test_a_run_is_found_by_name_directory_or_front_file(run: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.parent.parent)
+    name = {"directory": str(run), "file": str(run / "front.json"), "name": "digits"}[given]
+    assert json.loads(call("pick", name, "--json").stdout)["run"] == "digits"
+
+
+@pytest.mark.parametrize(
+    "demand", [["--max-latency-ms", "0.000001"], ["--require", "accuracy>=0.999"], ["--max-drop", "0.001"]]
+)
+def test_pick_is_exit_4_when_nothing_qualifies(run: Path, demand: list[str]) -> None:
+    result = call("pick", run, *demand)
+    assert result.exit_code == 4
+    assert result.stdout == ""
+    assert "hint: Reachable: " in result.stderr
+
+
+def test_pick_refuses_an_unreadable_demand_and_an_unknown_run(run: Path) -> None:
+    assert call("pick", run, "--require", "accuracy>>1").exit_code == 2
+    assert call("pick", run, "--require", "acuracy>=0.5").exit_code == 2
+    result = call("pick", "digit", "--output", run.parent)
+    assert result.exit_code == 2
+    assert "Did you mean 'digits'?" in result.stderr
+    for name in ("../digits", "/etc", "", "\x1b[2J"):
+        result = call("pick", name, "--output", run.parent)
+        assert result.exit_code == 2
+        assert "\x1b" not in result.stderr
+
+
+def test_pick_copies_once_and_never_over_something(run: Path, tmp_path: Path) -> None:
+    target = tmp_path / "deploy" / "model"
+    assert call("pick", run, "--to", target).exit_code == 0
+    assert [p.name for p in target.parent.iterdir()] == ["model"]
+    assert (target / "policy.json").read_text() == "a"
+    (target / "policy.json").write_text("mine")
+    assert call("pick", run, "--to", target).exit_code == 73
+    assert (target / "policy.json").read_text() == "mine"
+    (tmp_path / "file").touch()
+    assert call("pick", run, "--to", tmp_path / "file").exit_code == 73
+    (tmp_path / "empty").mkdir()
+    assert call("pick", run, "--to", tmp_path / "empty").exit_code == 0
+
+
+@pytest.mark.parametrize("trap", ["link inside", "link to outside", "missing"])
+def test_pick_copies_nothing_from_outside_the_run(run: Path, tmp_path: Path, trap: str) -> None:
+    place = run / "front" / "a"
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("secret")
+    if trap == "link inside":
+        (place / "model.onnx").symlink_to(secret / "key")
+    else:
+        (place / "policy.json").unlink()
+        place.rmdir()
+        if trap == "link to outside":
+            place.symlink_to(secret)
+    result = call("pick", run, "--to", tmp_path / "copy")
+    assert result.exit_code == 1
+    assert not (tmp_path / "copy").exists()
+
+
+def test_report_rebuilds_its_tables_from_the_document(run: Path) -> None:
+    result = call("report", run)
+    assert result.exit_code == 0
+    assert "m-a" in result.stdout
+    assert "m-b" in (run / "front.csv").read_text()
+    assert "m-b" in (run / "front.md").read_text()
+
+
+def test_a_broken_document_is_one_message(run: Path) -> None:
+    (run / "front.json").write_text("{")
+    for command in ("pick", "report"):
+        result = call(command, run)
+        assert result.exit_code == 74
+        assert "front.json" in result.stderr
+
+
+def test_values_json_cannot_hold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        console.write_json({"a": float("inf")})
+    assert capsys.readouterr().out == ""
+
+
+def test_a_closed_pipe_ends_quietly() -> None:
+    command = f"{sys.executable} -c 'from autoprune.cli import main; main()' schema front | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.stdout == "{\n"
+    assert "Traceback" not in done.stderr

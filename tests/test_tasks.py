@@ -1,0 +1,419 @@
+"""The ready-made tasks: data, splits, subsets, defaults and the guarded test split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from autoprune.errors import CandidateError, TaskError
+from autoprune.tasks import (
+    BaseTask,
+    ClassificationTask,
+    Inputs,
+    LabelledArrays,
+    RecoverContext,
+    Task,
+    TestAccess,
+    class_balance,
+    stratified_subset,
+)
+from autoprune.tasks.base import rate, tensors_of
+
+
+def blobs(n: int = 300, classes: int = 3, features: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Return separable, class-sorted data: the worst case for whoever takes the first rows."""
+    rng = np.random.default_rng(seed)
+    y = np.sort(rng.integers(0, classes, n))
+    centres = 4.0 * np.eye(classes, features)
+    return (centres[y] + rng.normal(size=(n, features))).astype(np.float32), y
+
+
+def small_task(**options: Any) -> ClassificationTask:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.1), nn.Linear(16, 3))
+    return ClassificationTask(model, LabelledArrays(*blobs()), **options)
+
+
+def context(steps: int, **options: Any) -> RecoverContext:
+    settings = {"lr": 0.05, "batch_size": 32, "device": torch.device("cpu"), "dtype": torch.float32} | options
+    return RecoverContext(steps=steps, generator=torch.Generator().manual_seed(0), **settings)
+
+
+def accuracy(task: ClassificationTask, model: nn.Module, split: Any = "val") -> float:
+    return task.evaluate(lambda inputs: model(*inputs.args), split).metrics["accuracy"]
+
+
+@given(
+    counts=st.lists(st.integers(1, 60), min_size=1, max_size=8),
+    limit=st.integers(0, 300),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_a_subset_is_distinct_rows_with_every_class_near_its_share(counts: list[int], limit: int, seed: int) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    chosen = stratified_subset(labels, limit, np.random.default_rng(seed))
+    assert len(chosen) == min(limit, len(labels))
+    assert len(set(chosen.tolist())) == len(chosen)
+    taken = np.bincount(labels[chosen], minlength=len(counts))
+    if limit >= len(counts):
+        assert taken.min() >= 1
+        balanced = min(limit, len(labels)) * np.array(counts) / len(labels) >= 1
+        if balanced.all():
+            assert np.all(np.abs(taken - min(limit, len(labels)) * np.array(counts) / len(labels)) <= 1)
+
+
+def test_a_subset_of_a_sorted_file_is_not_its_opening() -> None:
+    labels = np.repeat([0, 1], [500, 500])
+    chosen = stratified_subset(labels, 100, np.random.default_rng(0))
+    assert np.bincount(labels[chosen]).tolist() == [50, 50]
+    assert 5 < np.bincount(labels[chosen[:20]], minlength=2)[0] < 15
+    assert chosen.max() > 900
+
+
+def test_subsets_follow_their_generator() -> None:
+    labels = np.arange(200) % 7
+    draws = [stratified_subset(labels, 50, np.random.default_rng(s)).tolist() for s in (1, 1, 2)]
+    assert draws[0] == draws[1] != draws[2]
+
+
+def test_class_balance_counts_every_class_largest_first() -> None:
+    assert list(class_balance(np.array([2, 0, 2, 2, 1, 1])).items()) == [("2", 3), ("1", 2), ("0", 1)]
+
+
+def test_splits_are_stratified_disjoint_and_whole() -> None:
+    data = LabelledArrays(*blobs(1000))
+    scored = [set(data.splits[s].tolist()) for s in ("train", "val", "test")]
+    assert [len(s) for s in scored] == [700, 150, 150]
+    assert set.union(*scored) == set(range(1000))
+    share = np.bincount(data.y) / 1000
+    for split in data.splits.values():
+        assert np.abs(np.bincount(data.y[split]) / len(split) - share).max() < 0.02
+
+
+def test_calibration_and_tune_are_disjoint_parts_of_train() -> None:
+    data = LabelledArrays(*blobs())
+    calibration, tune = (set(data.splits[s].tolist()) for s in ("calibration", "tune"))
+    assert calibration | tune == set(data.splits["train"].tolist())
+    assert not calibration & tune
+
+
+def test_given_splits_are_kept() -> None:
+    x, y = blobs(90)
+    order = np.random.default_rng(0).permutation(90)
+    given_splits = {"train": order[:50], "val": order[50:70], "test": order[70:]}
+    data = LabelledArrays(x, y, given_splits)
+    assert np.array_equal(data.splits["val"], order[50:70])
+    assert len(data.splits["calibration"]) == 25
+
+
+def test_the_fingerprint_follows_data_labels_and_splits() -> None:
+    x, y = blobs()
+    base = LabelledArrays(x, y).fingerprint
+    other_x, other_y = x.copy(), y.copy()
+    other_x[7, 2] += 1e-3
+    other_y[7] = (other_y[7] + 1) % 3
+    variants = [LabelledArrays(other_x, y), LabelledArrays(x, other_y), LabelledArrays(x, y, seed=1)]
+    assert LabelledArrays(x.copy(), y.copy()).fingerprint == base
+    assert len({base, *(v.fingerprint for v in variants)}) == 4
+
+
+def spoiled(kind: str) -> tuple[Any, Any, dict[str, Any]]:
+    x, y = blobs(60)
+    rows = np.random.default_rng(0).permutation(60)
+    cut = {"train": rows[:30], "val": rows[30:45], "test": rows[45:]}
+    nan = x.copy()
+    nan[41, 3] = np.nan
+    return {
+        "empty": (x[:0], y[:0], {}),
+        "one class": (x, np.zeros(60, int), {}),
+        "nan": (nan, y, {}),
+        "lengths": (x, y[:-1], {}),
+        "flat inputs": (x[:, 0], y, {}),
+        "text": (np.full((60, 2), "a"), y, {}),
+        "float labels": (x, y.astype(float), {}),
+        "one-hot": (x, np.eye(3)[y], {}),
+        "negative label": (x, y - 1, {}),
+        "unknown split": (x, y, cut | {"dev": rows[:3]}),
+        "missing split": (x, y, {"train": rows[:30], "val": rows[30:]}),
+        "empty split": (x, y, cut | {"val": rows[:0]}),
+        "overlap": (x, y, cut | {"test": rows[40:]}),
+        "leaking calibration": (x, y, cut | {"calibration": rows[25:35]}),
+        "row too large": (x, y, cut | {"test": np.array([3, 60])}),
+        "repeated row": (x, y, cut | {"val": np.repeat(rows[30:38], 2)}),
+        "one class in val": (x, y, {"train": np.arange(10, 50), "val": np.arange(10), "test": np.arange(50, 60)}),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("empty", "empty"),
+        ("one class", "one class"),
+        ("nan", "row 41"),
+        ("lengths", "59 labels"),
+        ("flat inputs", "shape"),
+        ("text", "numbers"),
+        ("float labels", "integers"),
+        ("one-hot", "integers"),
+        ("negative label", ">= 0"),
+        ("unknown split", "'dev'"),
+        ("missing split", "'test' is missing"),
+        ("empty split", "'val'"),
+        ("overlap", "'val' and in 'test'"),
+        ("leaking calibration", "'calibration'"),
+        ("row too large", r"0\.\.59"),
+        ("repeated row", "distinct"),
+        ("one class in val", "'val' holds one class"),
+    ],
+)
+def test_unusable_data_are_refused_by_name(kind: str, words: str) -> None:
+    x, y, splits = spoiled(kind)
+    with pytest.raises(TaskError, match=words):
+        LabelledArrays(x, y, splits)
+
+
+def test_the_ready_made_task_satisfies_the_protocol() -> None:
+    assert isinstance(small_task(), Task)
+
+
+def test_models_are_equal_and_independent() -> None:
+    calls = []
+
+    def build() -> nn.Module:
+        calls.append(1)
+        return nn.Linear(6, 3)
+
+    task = ClassificationTask(build, LabelledArrays(*blobs()))
+    one, other = task.build_model(), task.build_model()
+    assert len(calls) == 1
+    assert torch.equal(one.weight, other.weight)
+    with torch.no_grad():
+        one.weight.zero_()
+    assert other.weight.any()
+    assert task.build_model().weight.any()
+
+
+def test_a_factory_that_returns_no_module_is_refused() -> None:
+    with pytest.raises(TaskError, match="dict"):
+        ClassificationTask(dict, LabelledArrays(*blobs())).build_model()
+
+
+def test_a_pass_yields_every_row_once_in_batches_of_nearly_equal_size() -> None:
+    task = small_task()
+    batches = list(task.batches("train", seed=3, batch_size=209))
+    assert [len(b[1]) for b in batches] == [105, 105]
+    rows = torch.cat([b[0] for b in batches])
+    assert torch.equal(rows.sort(dim=0).values, task.data.x[task.data.splits["train"]].sort(dim=0).values)
+
+
+def test_batches_follow_their_seed_and_leave_the_global_state_alone() -> None:
+    task = small_task()
+    before = torch.get_rng_state()
+    first = [torch.cat([x for x, _ in task.batches("train", seed=s)]) for s in (1, 1, 2)]
+    assert torch.equal(first[0], first[1])
+    assert not torch.equal(first[0], first[2])
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_limit_draws_a_stratified_subset() -> None:
+    task = small_task()
+    labels = torch.cat([y for _, y in task.batches("train", seed=0, limit=30)])
+    assert len(labels) == 30
+    assert torch.bincount(labels, minlength=3).min() >= 8
+
+
+def test_accuracy_is_the_share_of_hits_with_rows_as_ids() -> None:
+    task = small_task()
+
+    def oracle(inputs: Inputs) -> Tensor:
+        return F.one_hot((inputs.args[0][:, None] - 4.0 * torch.eye(3, 6)).square().sum(2).argmin(1), 3).float()
+
+    scored = task.evaluate(oracle, "val")
+    rows = np.array([int(i) for i in scored.ids])
+    assert sorted(rows) == sorted(task.data.splits["val"])
+    assert scored.outputs is not None
+    assert np.array_equal(scored.per_unit["accuracy"], (scored.outputs.argmax(1) == task.data.y[rows]).astype(float))
+    assert scored.metrics["accuracy"] == scored.per_unit["accuracy"].mean() > 0.9
+
+
+def test_a_subset_of_an_evaluation_pairs_with_the_whole_by_id() -> None:
+    task, model = small_task(), small_task().build_model()
+    whole = task.evaluate(lambda i: model(*i.args), "val")
+    part = task.evaluate(lambda i: model(*i.args), "val", limit=20, seed=5)
+    score = dict(zip(whole.ids, whole.per_unit["accuracy"], strict=True))
+    assert len(part.ids) == 20
+    assert [score[i] for i in part.ids] == part.per_unit["accuracy"].tolist()
+
+
+def test_outputs_that_are_not_finite_fail_the_candidate() -> None:
+    with pytest.raises(CandidateError) as caught:
+        small_task().evaluate(lambda i: torch.full((len(i.args[0]), 3), torch.nan), "val")
+    assert (caught.value.reason, caught.value.stage) == ("nonfinite", "quality")
+
+
+@pytest.mark.parametrize(("outputs", "words"), [((2,), "2 outputs"), ((3, 4), "shape"), ((), "shape")])
+def test_outputs_that_do_not_fit_the_labels_are_refused(outputs: tuple[int, ...], words: str) -> None:
+    with pytest.raises(TaskError, match=words):
+        small_task().evaluate(lambda i: torch.zeros(len(i.args[0]), *outputs), "val")
+
+
+def test_recovery_trains_within_its_budget_and_calls_every_hook() -> None:
+    task = small_task()
+    model = task.build_model()
+    before = accuracy(task, model)
+    seen: list[int] = []
+    ctx = context(60, on_step=lambda _model, step: seen.append(step))
+    task.recover(model, ctx)
+    assert seen == list(range(60))
+    assert ctx.calls == {"extra_loss": 60, "after_step": 60, "report": 10, "checkpoint": 10}
+    assert accuracy(task, model) > max(before, 0.9)
+    assert not any(m.training for m in model.modules())
+
+
+def test_recovery_stops_when_a_report_says_so() -> None:
+    ctx = context(100, on_report=lambda step, _value: step < 25)
+    task = small_task()
+    task.recover(task.build_model(), ctx)
+    assert ctx.calls["after_step"] == 30
+
+
+def test_recovery_adds_the_penalty_to_the_loss() -> None:
+    task = small_task()
+    plain, shrunk = task.build_model(), task.build_model()
+    task.recover(plain, context(40))
+    task.recover(shrunk, context(40, penalty=lambda model, _o, _b: 0.5 * model[0].weight.square().sum()))
+    assert shrunk[0].weight.norm() < 0.5 * plain[0].weight.norm()
+
+
+def test_recovery_on_a_loss_that_is_not_finite_diverges() -> None:
+    task = small_task()
+    with pytest.raises(CandidateError) as caught:
+        task.recover(task.build_model(), context(5, penalty=lambda *_: torch.tensor(torch.nan)))
+    assert (caught.value.reason, caught.value.stage) == ("diverged", "recover")
+
+
+def test_recovery_of_a_frozen_model_is_refused() -> None:
+    task = small_task()
+    with pytest.raises(TaskError, match="frozen"):
+        task.recover(task.build_model().requires_grad_(False), context(5))
+
+
+def test_recovery_without_training_data_is_refused() -> None:
+    class Empty(ClassificationTask):
+        def batches(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
+            return iter(())
+
+    task = Empty(nn.Linear(6, 3), LabelledArrays(*blobs()))
+    with pytest.raises(TaskError, match="yields nothing"):
+        task.recover(task.build_model(), context(5))
+
+
+def test_the_learning_rate_warms_up_then_falls_to_nothing() -> None:
+    rates = [rate(step, 100) for step in range(100)]
+    assert rates.index(max(rates)) in range(8, 12)
+    assert max(rates) == pytest.approx(1.0, abs=1e-3)
+    assert 0.0 < rates[-1] < 0.01
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rate(0, 1) > 0.0
+
+
+def test_distillation_is_zero_for_equal_outputs_and_grows_with_distance() -> None:
+    task = small_task()
+    teacher = torch.randn(8, 3, generator=torch.Generator().manual_seed(0))
+    losses = [float(task.distill_loss(teacher + d * torch.eye(8, 3), teacher, None)) for d in (0.0, 0.5, 2.0)]
+    assert losses[0] == pytest.approx(0.0, abs=1e-6)
+    assert losses[0] < losses[1] < losses[2]
+
+
+def test_distillation_of_sequences_is_a_mean_over_positions() -> None:
+    student, teacher = torch.zeros(2, 1, 4), torch.tensor([1.0, 0.0, 0.0, 0.0]).expand(2, 1, 4)
+    short = small_task().distill_loss(student, teacher, None)
+    long = small_task().distill_loss(student.expand(2, 5, 4), teacher.expand(2, 5, 4), None)
+    assert float(short) == pytest.approx(float(long))
+
+
+def test_distillation_of_a_regression_is_the_squared_difference() -> None:
+    assert float(small_task().distill_loss(torch.zeros(4, 1), torch.full((4, 1), 3.0), None)) == pytest.approx(9.0)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda x: x,
+        lambda x: {"logits": x, "loss": 0},
+        lambda x: SimpleNamespace(logits=x),
+        lambda x: (x, 1),
+        lambda x: {"y": x},
+    ],
+)
+def test_structure_finds_the_logits(wrap: Any) -> None:
+    logits = torch.zeros(2, 3)
+    assert small_task().structure(wrap(logits)) is logits
+
+
+def test_structure_that_is_not_understood_names_what_there_is() -> None:
+    with pytest.raises(TaskError, match="boxes, scores"):
+        small_task().structure({"boxes": torch.zeros(1), "scores": torch.zeros(1)})
+
+
+def test_move_reaches_every_tensor_of_a_nested_batch() -> None:
+    batch = {"a": torch.zeros(2), "b": [Inputs((torch.ones(1),), {"c": torch.ones(3)}), "text"]}
+    moved = small_task().move(batch, torch.device("meta"))
+    assert [t.device.type for t in tensors_of(moved)] == ["meta"] * 3
+    assert isinstance(moved["b"][0], Inputs)
+    assert moved["b"][1] == "text"
+
+
+def test_inputs_of_a_mapping_leave_the_labels_out() -> None:
+    ids = torch.zeros(2, 4)
+    assert BaseTask.inputs(small_task(), {"input_ids": ids, "labels": torch.zeros(2)}) == Inputs((), {"input_ids": ids})
+
+
+def test_a_class_that_lacks_a_required_method_cannot_be_made() -> None:
+    class Half(BaseTask):
+        def build_model(self) -> nn.Module:
+            return nn.Identity()
+
+    with pytest.raises(TypeError, match="evaluate"):
+        Half()
+
+
+def test_the_test_split_is_scored_and_counted_through_the_accessor_only() -> None:
+    task = small_task()
+    access = TestAccess(task)
+    model = task.build_model()
+    scored = access.evaluate_test(lambda i: model(*i.args))
+    assert sorted(map(int, scored.ids)) == sorted(task.data.splits["test"])
+    assert access.reads == 1
+    with pytest.raises(TaskError, match="evaluate_test"):
+        access.task.evaluate(lambda i: model(*i.args), "test")
+    with pytest.raises(TaskError, match="evaluate_test"):
+        access.task.batches("test", seed=0)
+    assert access.reads == 1
+
+
+def test_the_guarded_task_is_otherwise_the_task() -> None:
+    task = small_task(protect=["4"])
+    guarded = TestAccess(task).task
+    model = guarded.build_model()
+    assert isinstance(guarded, Task)
+    assert (guarded.name, guarded.protect, guarded.fingerprint) == (task.name, ("4",), task.fingerprint)
+    assert (
+        guarded.evaluate(lambda i: model(*i.args), "val").metrics
+        == task.evaluate(lambda i: model(*i.args), "val").metrics
+    )
+    guarded.recover(model, context(2))
+    batch = next(iter(guarded.batches("train", seed=0)))
+    assert (
+        guarded.loss(guarded.structure(model(*guarded.inputs(batch).args)), guarded.move(batch, torch.device("cpu")))
+        > 0
+    )
