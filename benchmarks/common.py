@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
@@ -85,6 +86,7 @@ def interleaved(
     repeats: int,
     seed: int,
     clock: Callable[[], float] = time.process_time,
+    collect: bool = False,
 ) -> dict[str, list[float]]:
     """Time every subject `repeats` times, one of each a round, in random order, after one warm-up round.
 
@@ -95,6 +97,7 @@ def interleaved(
         repeats: Rounds.
         seed: Of the order within a round.
         clock: Seconds; `process_time` counts the CPU time of all threads.
+        collect: Collect garbage before each sample, so that no subject pays for what another left behind.
 
     Returns:
         Milliseconds per subject, one value a round.
@@ -107,6 +110,8 @@ def interleaved(
     for _ in range(repeats):
         for index in rng.permutation(len(names)):
             name = names[index]
+            if collect:
+                gc.collect()
             start = clock()
             subjects[name]()
             samples[name].append((clock() - start) * 1e3)

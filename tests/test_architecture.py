@@ -36,6 +36,7 @@ LAYERS = (
     "search",
     "integrations",
     "cli",
+    "__main__",
 )
 APART = ("pruning", "evaluation", "predictor")
 LIGHT = (

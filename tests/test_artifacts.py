@@ -17,11 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from front_factory import TARGET, front_json, member
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from autoprune.artifacts import CardFacts, Member, load, render_card, save_member, verify, verify_with_model
+from autoprune.artifacts import Member, load, save_member, verify, verify_with_model
 from autoprune.errors import ArtifactError, CandidateError
 from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.slicing import architecture_of, slice_model
@@ -33,7 +32,6 @@ FILES = {
     "README.md", "policy.json", "plan.json", "model.safetensors", "model.onnx", "model.pt2", "probes.safetensors",
     "metrics.json", MANIFEST,
 }  # fmt: skip
-HOSTILE = "<script>alert(1)</script>|`x`\n# [a](javascript:b)"
 
 
 class Net(nn.Module):
@@ -378,41 +376,3 @@ def test_the_onnx_and_pt2_files_take_another_batch(saved: tuple[nn.Module, nn.Mo
         expected = pruned(*images(7).args)
     for form in FORMATS.values():
         assert torch.allclose(form.run(directory / form.file, images(7)), expected, atol=1e-4)
-
-
-def facts(**changes: Any) -> CardFacts:
-    document = front_json()
-    plain: dict[str, Any] = {
-        "run": "digits",
-        "task": "digits",
-        "member": document["members"][1] | {"warnings": [{"code": "x", "text": "few samples"}]},
-        "baseline": document["baseline"],
-        "targets": document["targets"],
-        "policy": {"sparsity": {"layer1.conv1": 0.5}},
-        "provenance": document["provenance"],
-    }
-    return CardFacts(**{**plain, **changes})
-
-
-def test_the_card_tells_measured_numbers_how_to_load_and_limits() -> None:
-    card = render_card(facts())
-    for part in [
-        "| accuracy (test) | 0.9700 [0.9600, 0.9800], n = 450 | 0.9850",
-        "2.00x [1.90, 2.10]",
-        "| parameters | 20,000 | 40,000 | 2.00x |",
-        'autoprune.load("path/to/this/directory", model)',
-        "**`model.pt2` can execute code when it is opened: trusted source only.**",
-        "| layer1.conv1 | 0.500 |",
-        "## Limits",
-        "few samples",
-        TARGET,
-    ]:
-        assert part in card
-
-
-def test_the_card_shows_names_literally() -> None:
-    hostile = member("a", 0.9, 1.0, name=HOSTILE, strategy=HOSTILE, warnings=[{"code": "x", "text": HOSTILE}])
-    card = render_card(facts(run=HOSTILE, task=HOSTILE, member=hostile, policy={"sparsity": {HOSTILE: 0.5}}))
-    assert "<script" not in card
-    assert "\n# [" not in card
-    assert "](javascript" not in card.replace("\\](", "")

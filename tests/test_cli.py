@@ -200,6 +200,7 @@ def test_debug_may_stand_behind_the_command() -> None:
         ),
         (RunLockedError("locked"), 75, "error: locked"),
         (ValueError("odd\nsecond line"), 1, "error: unexpected ValueError: odd\nhint: Run with --debug for more."),
+        (ConfigError("\x1b[2Jlayer"), 2, "error: ?[2Jlayer"),
         (KeyboardInterrupt(), 130, "stopped; what is finished is kept"),
         (TerminatedError(), 143, "stopped; what is finished is kept"),
     ],

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import torch
 from torch import nn
+from zoo import VisionTransformer
 
 from autoprune.evaluation import count_macs, measure_cost
 from autoprune.tasks.protocol import Inputs
-from zoo import VisionTransformer
 
 
 def example(*shape: int) -> Inputs:

@@ -20,6 +20,29 @@ def sections(directory: Path, kind: str, hold: float, ready: Barrier, log: Path)
     """Enter the gate again and again, logging begin and end of each section."""
     gate = HostGate(directory)
     ready.wait(120)
+    until = time.monotonic() + SECONDS
+    with log.open("a") as out:
+        while time.monotonic() < until:
+            with gate.shared() if kind == "shared" else gate.exclusive():
+                start = time.monotonic()
+                time.sleep(hold)
+                out.write(f"{kind} {start} {time.monotonic()}\n")
+            time.sleep(0.001)
+
+
+def hold_for_ever(directory: Path, kind: str, ready: Event) -> None:
+    gate = HostGate(directory)
+    with gate.shared() if kind == "shared" else gate.exclusive():
+        ready.set()
+        time.sleep(600)
+
+
+def read(log: Path) -> list[tuple[str, float, float]]:
+    rows = [line.split() for line in log.read_text().splitlines()]
+    return [(kind, float(start), float(end)) for kind, start, end in rows]
+
+
+def test_a_measurement_overlaps_with_nothing_and_nobody_starves(tmp_path: Path) -> None:
     logs = [tmp_path / f"log{i}" for i in range(3)]
     kinds = [("shared", 0.02), ("shared", 0.02), ("exclusive", 0.01)]
     ready = SPAWN.Barrier(len(kinds))

@@ -243,8 +243,9 @@ def test_a_fatal_problem_is_one_task_error(spoiled: type[Good]) -> None:
 
 
 def test_a_sound_task_has_no_warnings_and_leaves_the_random_state_alone() -> None:
+    task = Good()
     before = torch.get_rng_state()
-    assert check_task(Good(), full=True) == []
+    assert check_task(task, full=True) == []
     assert torch.equal(before, torch.get_rng_state())
 
 

@@ -139,6 +139,10 @@ def test_a_missing_module_is_told_from_a_missing_dependency(tmp_path: Path, monk
         ("make_task = 3\n", ["int", "cannot be called"]),
         ("def make_task():\n    return 1 / 0\n", ["ZeroDivisionError", "mine.py:2"]),
         (
+            "def make_task():\n    raise OSError('two\\nlines' + 999 * ' and more')\n",
+            ["OSError: two lines and more", "..."],
+        ),
+        (
             "import torch\n\ndef make_task():\n    return torch.zeros(2) @ torch.zeros(3)\n",
             ["RuntimeError", "mine.py:4"],
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -29,6 +29,7 @@ class CardFacts:
         targets: Target name -> how and where its latency was measured, as in `front.json`.
         policy: `Policy.to_json()`.
         provenance: Versions, seed and digests, as in `front.json`.
+        formats: Names in `FORMATS` that the model is exported to.
     """
 
     run: str
@@ -38,13 +39,14 @@ class CardFacts:
     targets: Mapping[str, Mapping[str, Any]]
     policy: Mapping[str, Any]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    formats: Sequence[str] = ("onnx", "pt2")
 
 
 def render_card(facts: CardFacts) -> str:
     """Return the model card: what was measured and how, how to load the model, and its limits."""
     sizes = [(name, facts.member[name], facts.baseline[name]) for name in SIZES]
-    forms = [form.file for form in FORMATS.values() if form.executes_code]
-    return _template().render(facts=facts, member=facts.member, baseline=facts.baseline, sizes=sizes, risky=forms)
+    forms = [FORMATS[name] for name in facts.formats]
+    return _template().render(facts=facts, member=facts.member, baseline=facts.baseline, sizes=sizes, forms=forms)
 
 
 @functools.cache

@@ -47,6 +47,6 @@ def write_json(document: Mapping[str, Any]) -> None:
 
 
 def note(text: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(f"{text}\n")
+    """Write lines to stderr; control characters, which could steer a terminal, become question marks."""
+    sys.stderr.write("".join(c if c.isprintable() or c == "\n" else "?" for c in f"{text}\n"))
     sys.stderr.flush()

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.config.reader import printable
+from autoprune.markup import printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,10 +28,15 @@ def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title:
     """Return a table of literal text."""
     table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", show_edge=False)
     for column in columns:
-        table.add_column(Text(column), overflow="fold")
+        table.add_column(literal(column), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(literal(cell) for cell in row))
     return table
+
+
+def literal(text: str) -> Text:
+    """Return one line without markup or control characters."""
+    return Text(printable(text))
 
 
 def check_tables(report: CheckReport) -> list[RenderableType]:
@@ -56,7 +61,7 @@ def check_tables(report: CheckReport) -> list[RenderableType]:
         f"{report.parameters:,} parameters, {report.macs:,} MACs an example; "
         f"10^{report.space_size_log10:.1f} policies; a run takes about {duration(report.estimate_seconds)}"
     )
-    return [*parts, Text(f"\n{facts}"), *(Text(f"warning: {w}") for w in report.warnings)]
+    return [*parts, Text(), literal(facts), *(literal(f"warning: {w}") for w in report.warnings)]
 
 
 def status_tables(status: RunStatus) -> list[RenderableType]:
@@ -73,7 +78,7 @@ def status_tables(status: RunStatus) -> list[RenderableType]:
     names = list(status.front[0][1]) if status.front else []
     rows = [[ident, *(f"{values[n]:.4g}" for n in names)] for ident, values in status.front]
     table = [plain_table(["candidate", *names], rows, title="Front so far")] if rows else []
-    return [Text("\n".join(lines)), *table]
+    return [*map(literal, lines), *table]
 
 
 def place_lines(directory: Path, front: FrontDocument) -> list[RenderableType]:
@@ -82,25 +87,25 @@ def place_lines(directory: Path, front: FrontDocument) -> list[RenderableType]:
     picks = "; ".join(f"{what.replace('_', ' ')}: {names[ident]}" for what, ident in front.picks.items())
     lines = [f"{directory / 'front.json'}  (also front.csv, front.md)"]
     lines += [f"{directory / m.directory}" for m in front.members if m.directory is not None]
-    return [Text(f"\n{picks}" if picks else ""), Text("everything lies in"), *map(_path, lines)]
+    return [Text(), literal(picks), Text("everything lies in"), *map(_path, lines)]
 
 
 def member_tables(front: FrontDocument, member: Member) -> list[RenderableType]:
     """Return one member beside the dense model."""
     from autoprune.report import front_table
 
-    warnings = [Text(f"warning: {printable(w.text, limit=500)}") for w in member.warnings]
+    warnings = [literal(f"warning: {w.text}") for w in member.warnings]
     return [front_table(front.model_copy(update={"members": (member,), "picks": {}})), *warnings]
 
 
 def verify_tables(report: VerifyReport) -> list[RenderableType]:
     """Return what `autoprune verify` shows."""
-    rows = [["ok" if c.ok else "FAILED", c.name, printable(c.detail, limit=500)] for c in report.checks]
+    rows = [["ok" if c.ok else "FAILED", c.name, c.detail] for c in report.checks]
     return [plain_table(["", "check", "found"], rows), Text("verified" if report.ok else "NOT verified")]
 
 
 def _path(text: str) -> Text:
-    return Text(f"  {printable(text, limit=1000)}", overflow="fold")
+    return Text(f"  {printable(text)}", overflow="fold")
 
 
 def _widths(widths: Sequence[int]) -> str:

@@ -98,6 +98,9 @@ class ExecutorConfig(Section):
     """What runs the candidates."""
 
     kind: Literal["local"] = Field("local", description="Processes of this machine.")
+    threads: PositiveInt | None = Field(
+        None, le=1024, description="Threads that train one candidate; null = cores / workers. Small models: 1."
+    )
 
 
 class RunConfig(Section):

@@ -106,57 +106,33 @@ class _Clone:
 
 def follow_sizes(module: nn.Module) -> None:
     """Set a standard layer's size attributes to the shapes of its tensors; a convolution's `groups` must be right."""
-    for kind, follow in _FOLLOWERS:
+    sized = module.__dict__["_parameters"].get("weight")
+    if sized is None:
+        sized = module.__dict__["_buffers"].get("running_mean")
+    if sized is None:
+        return
+    for kind, sizes in _SIZES:
         if isinstance(module, kind):
-            follow(module)
+            module.__dict__.update(sizes(sized.shape, module))
             return
 
 
-def _follow_conv(module: Any) -> None:
-    outputs, inputs = module.weight.shape[:2]
-    module.out_channels, module.in_channels = outputs, inputs * module.groups
+def _conv_sizes(shape: torch.Size, module: Any) -> dict[str, int]:
+    return {"out_channels": shape[0], "in_channels": shape[1] * module.groups}
 
 
-def _follow_conv_transpose(module: Any) -> None:
-    inputs, outputs = module.weight.shape[:2]
-    module.in_channels, module.out_channels = inputs, outputs * module.groups
+def _conv_transpose_sizes(shape: torch.Size, module: Any) -> dict[str, int]:
+    return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
 
 
-def _follow_linear(module: Any) -> None:
-    module.out_features, module.in_features = module.weight.shape
-
-
-def _follow_norm(module: Any) -> None:
-    sized = module.weight if module.weight is not None else module.running_mean
-    if sized is not None:
-        module.num_features = len(sized)
-
-
-def _follow_group_norm(module: Any) -> None:
-    if module.weight is not None:
-        module.num_channels = len(module.weight)
-
-
-def _follow_layer_norm(module: Any) -> None:
-    if module.weight is not None:
-        module.normalized_shape = tuple(module.weight.shape)
-
-
-def _follow_embedding(module: Any) -> None:
-    module.num_embeddings, module.embedding_dim = module.weight.shape
-
-
-def _follow_prelu(module: Any) -> None:
-    module.num_parameters = module.weight.numel()
-
-
-_FOLLOWERS: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[Any], None]], ...] = (
-    (_ConvTransposeNd, _follow_conv_transpose),
-    (_ConvNd, _follow_conv),
-    (nn.Linear, _follow_linear),
-    (_NormBase, _follow_norm),
-    (nn.GroupNorm, _follow_group_norm),
-    ((nn.LayerNorm, nn.RMSNorm), _follow_layer_norm),
-    ((nn.Embedding, nn.EmbeddingBag), _follow_embedding),
-    (nn.PReLU, _follow_prelu),
+_Sizes = Callable[[torch.Size, Any], Mapping[str, Any]]
+_SIZES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], _Sizes], ...] = (
+    (_ConvTransposeNd, _conv_transpose_sizes),
+    (_ConvNd, _conv_sizes),
+    (_NormBase, lambda shape, _: {"num_features": shape[0]}),
+    (nn.Linear, lambda shape, _: {"out_features": shape[0], "in_features": shape[1]}),
+    (nn.GroupNorm, lambda shape, _: {"num_channels": shape[0]}),
+    ((nn.LayerNorm, nn.RMSNorm), lambda shape, _: {"normalized_shape": tuple(shape)}),
+    ((nn.Embedding, nn.EmbeddingBag), lambda shape, _: {"num_embeddings": shape[0], "embedding_dim": shape[1]}),
+    (nn.PReLU, lambda shape, _: {"num_parameters": shape[0]}),
 )

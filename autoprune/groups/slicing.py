@@ -142,18 +142,19 @@ class Slicer:
 
     def _cut(self, alive: BoolArray) -> _Cut:
         living = self._extend(alive)
-        indices = [torch.from_numpy(np.flatnonzero(living[units])) for units in self._units]
+        found = [np.flatnonzero(living[units]) for units in self._units]
+        indices = [torch.from_numpy(index) for index in found]
+        counts = [len(index) for index in found]
         grouped_names = {g.parameter for g in self.plan.grouped}
         kept: dict[str, dict[int, Tensor]] = {}
         rows: dict[str, Tensor] = {}
         for name, dim, number in self._dimensions:
-            index = indices[number]
-            if not len(index):
+            if not counts[number]:
                 raise _nothing_left(name, dim)
             if dim == 0 and name in grouped_names:
-                rows[name] = index
-            elif len(index) < len(self._units[number]):
-                kept.setdefault(name, {})[dim] = index
+                rows[name] = indices[number]
+            elif counts[number] < len(self._units[number]):
+                kept.setdefault(name, {})[dim] = indices[number]
         grouped, attributes = self._cut_grouped(living, rows)
         for rule in self.plan.rules:
             attributes.setdefault(rule.module, {})[rule.attribute] = int(living[rule.units].any(axis=1).sum())
@@ -229,11 +230,11 @@ def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: 
 
 
 def _gather(data: Tensor, dims: Mapping[int, Tensor]) -> Tensor:
-    indices = {dim: index.to(data.device) for dim, index in dims.items()}
-    rows = indices.get(0)
-    if rows is not None and len(indices) == 2 and len(rows) * data[0].numel() > _BLOCK * 4:
-        return _gather_in_blocks(data, rows, indices)
-    for dim, index in indices.items():
+    if not data.is_cpu:
+        dims = {dim: index.to(data.device) for dim, index in dims.items()}
+    if data.numel() > _BLOCK * 4 and len(dims) == 2 and 0 in dims:
+        return _gather_in_blocks(data, dims[0], dims)
+    for dim, index in dims.items():
         data = data.index_select(dim, index)
     return data
 

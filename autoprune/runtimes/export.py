@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from torch.utils import _pytree as pytree
 from autoprune.errors import CandidateError
 from autoprune.runtimes.session import PARITY_TOLERANCE, parity, reference_outputs, tensor_leaves
 from autoprune.tasks.protocol import Inputs
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def export_graph(model: nn.Module, example: Inputs, *, optimize: bool) -> onnx.ModelProto:
@@ -121,13 +125,19 @@ def _trace(model: nn.Module, example: Inputs, *, optimize: bool, dynamic: bool) 
                 dynamic_shapes=_dynamic_shapes(model, example) if dynamic else None,
             )
     except Exception as error:
-        message = (
-            f"The model cannot be exported to ONNX: {str(error).strip().splitlines()[0] if str(error) else error!r}"
-        )
+        message = f"The model cannot be exported to ONNX: {_root_cause(error)}"
         raise CandidateError(message, reason="error", stage="export") from error
     if program is None:
         raise CandidateError("The exporter returned no ONNX program.", reason="error", stage="export")
     return _without_source_paths(program.model_proto)
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of the innermost error; the exporter's own wrap it in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = _COLOUR.sub("", str(error)).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def _dynamic_shapes(model: nn.Module, example: Inputs) -> Any:
@@ -155,12 +165,12 @@ def _without_source_paths(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter: a FutureWarning of torch's own pytree, and notes on an absent torchvision."""
-    logger = logging.getLogger("torch.onnx")
+    """Silence torch's exporter: deprecations of its own, notes on an absent torchvision, dumps of failed graphs."""
+    logger = logging.getLogger("torch")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from pydantic import TypeAdapter
 from safetensors.torch import save as save_tensors
 from torch import nn
@@ -183,6 +185,10 @@ class Workbench:
 
     def run(self, job: Job) -> CandidateRecord:
         """Evaluate a job and write its record; a candidate that fails is a record too."""
+        with training_threads(self.config):
+            return self._run(job)
+
+    def _run(self, job: Job) -> CandidateRecord:
         started, seconds = time.monotonic(), dict[str, float]()
         record = blank_record(self.setup, job)
         files: Mapping[str, bytes] = {}
@@ -264,6 +270,18 @@ def _weights(pruned: PrunedModel) -> dict[str, bytes]:
     state = {k: v.detach().contiguous() for k, v in pruned.model.state_dict().items()}
     plan = json.dumps(architecture_to_json(pruned.architecture)).encode()
     return {WEIGHTS_FILE: save_tensors(state), PLAN_FILE: plan}
+
+
+@contextmanager
+def training_threads(config: RunConfig) -> Iterator[None]:
+    """Let torch use a worker's share of the cores, as long as the context lasts."""
+    before = torch.get_num_threads()
+    share = max(1, (os.cpu_count() or 1) // config.search.workers)
+    torch.set_num_threads(config.executor.threads or share)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -7,16 +7,19 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 
 from autoprune.errors import AutopruneError, CandidateError, TaskError
 
 PACKAGE = Path(__file__).resolve().parent.parent
+LONGEST = 400
 STANDARD_LIBRARY = Path(sysconfig.get_paths()["stdlib"])
 
 
 def describe(error: BaseException) -> str:
-    """Return the error's kind, message and place, such as `ValueError: no data (digits.py:12)`."""
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    """Return the error's kind, message and place in one line, such as `ValueError: no data (digits.py:12)`."""
+    words = shorten(str(error), LONGEST, placeholder=" ...")
+    text = f"{type(error).__name__}: {words}" if words else type(error).__name__
     if isinstance(error, SyntaxError):
         return f"{type(error).__name__}: {error.msg} ({Path(error.filename or '?').name}:{error.lineno})"
     place = _place(error)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 
 import torch
 from torch import nn
@@ -12,6 +14,8 @@ from torch.export import ExportedProgram
 
 from autoprune.errors import AutopruneError
 from autoprune.tasks.protocol import Inputs
+
+SHAPES_LOGGER = "torch.fx.experimental.symbolic_shapes"
 
 
 class ExportError(AutopruneError):
@@ -24,9 +28,7 @@ def export_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
     Raises:
         ExportError: The model cannot be exported; the cause is chained.
     """
-    with _neutral(model), warnings.catch_warnings():
-        # torch.export warns about its own deprecated internals and about attributes that a forward assigns.
-        warnings.simplefilter("ignore")
+    with _neutral(model), _quiet():
         try:
             return torch.export.export(model, tuple(inputs.args), dict(inputs.kwargs), strict=False)
         except Exception as error:
@@ -51,3 +53,21 @@ def _neutral(model: nn.Module) -> Iterator[None]:
             module.training = flag
         for parameter, flag in gradients.items():
             parameter.requires_grad_(flag)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back what torch.export says besides its exception.
+
+    It warns about its own deprecated internals and about attributes that a forward assigns, and prints the whole graph
+    to stderr when it fails, which here is an expected outcome with a remedy.
+    """
+    logger = logging.getLogger(SHAPES_LOGGER)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,301 @@
+"""Criteria: one contract for every one of the registry, closed forms on small cases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autoprune.axes import AXES
+from autoprune.errors import CandidateError, ConfigError, UnknownNameError
+from autoprune.groups import DimensionUnits, ModelGroups, PruningGroup, SlicingPlan, find_groups
+from autoprune.pruning.criteria import CRITERIA, CriterionContext, importance, normalized
+from autoprune.tasks import ClassificationTask, LabelledArrays
+
+
+class Net(nn.Module):
+    """A stem and a residual convolution on one group, a grouped convolution behind a group of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 12, 3, padding=1, bias=False)
+        self.inner_norm = nn.BatchNorm2d(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
+        self.outer = nn.Conv2d(12, 8, 1, bias=False)
+        self.outer_norm = nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        y = torch.relu(self.depthwise(torch.relu(self.inner_norm(self.inner(x)))))
+        return self.fc(torch.relu(x + self.outer_norm(self.outer(y))).mean((2, 3)))
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.copy_(torch.randn(value.shape, generator=generator))
+                if name.endswith("running_var"):
+                    value.copy_(value.square() + 0.5)
+    return model.eval()
+
+
+def image_task(model: nn.Module) -> ClassificationTask:
+    rng = np.random.default_rng(0)
+    data = LabelledArrays(rng.normal(size=(90, 1, 6, 6)), np.arange(90) % 3)
+    return ClassificationTask(model, data, batch_size=16)
+
+
+@pytest.fixture(scope="module")
+def context() -> CriterionContext:
+    model = randomised(Net())
+    task = image_task(model)
+    return CriterionContext(model, find_groups(model, task.example_inputs()), task, seed=3)
+
+
+def changed(context: CriterionContext, **changes: Any) -> CriterionContext:
+    return CriterionContext(**(vars(context) | changes))
+
+
+@pytest.mark.parametrize("name", CRITERIA)
+class TestEveryCriterion:
+    def test_gives_one_finite_score_a_unit(self, name: str, context: CriterionContext) -> None:
+        scores = importance(name, context)
+        assert scores.shape == (20,)
+        assert scores.dtype == np.float64
+        assert np.isfinite(scores).all()
+        assert len(np.unique(scores)) == 20
+
+    def test_is_a_function_of_its_seed(self, name: str, context: CriterionContext) -> None:
+        torch.manual_seed(1)
+        first = CRITERIA[name](context)
+        torch.manual_seed(2)
+        assert np.array_equal(first, CRITERIA[name](context))
+
+    def test_leaves_the_model_and_the_random_state_as_they_were(self, name: str, context: CriterionContext) -> None:
+        model = context.model.train()
+        before = {k: v.clone() for k, v in model.state_dict().items()}
+        state = torch.get_rng_state()
+        CRITERIA[name](context)
+        assert all(m.training for m in model.modules())
+        assert all(p.grad is None and p.requires_grad for p in model.parameters())
+        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+        assert torch.equal(state, torch.get_rng_state())
+        model.eval()
+
+    def test_scores_frozen_weights_alike(self, name: str, context: CriterionContext) -> None:
+        expected = CRITERIA[name](context)
+        frozen = randomised(Net()).requires_grad_(False)
+        assert np.allclose(CRITERIA[name](changed(context, model=frozen)), expected)
+
+    def test_follows_a_permutation_of_the_channels(self, name: str, context: CriterionContext) -> None:
+        if AXES["criterion"][name].stochastic:
+            return
+        group = context.groups["inner"]
+        order = np.random.default_rng(0).permutation(group.width)
+        model = randomised(Net())
+        permute(model, context.groups.plan, group, order)
+        expected = CRITERIA[name](context)
+        span = slice(group.start, group.start + group.width)
+        expected[span] = expected[span][order]
+        assert np.allclose(CRITERIA[name](changed(context, model=model)), expected)
+
+    def test_scores_only_the_wanted_groups(self, name: str, context: CriterionContext) -> None:
+        group = context.groups["inner"]
+        span = slice(group.start, group.start + group.width)
+        part = CRITERIA[name](changed(context, only=("inner",)))
+        assert np.allclose(part[span], CRITERIA[name](context)[span])
+        assert part.shape == (20,)
+
+    def test_is_declared_with_its_source(self, name: str, context: CriterionContext) -> None:
+        assert AXES["criterion"][name].source
+
+
+def permute(model: nn.Module, plan: SlicingPlan, group: PruningGroup, order: np.ndarray) -> None:
+    """Reorder a group's units everywhere: the network computes the same."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for entry in plan.dimensions:
+            index = np.arange(len(entry.units))
+            mine = np.flatnonzero((entry.units >= group.start) & (entry.units < group.start + group.width))
+            if not len(mine):
+                continue
+            index[mine] = mine[order]
+            state[entry.parameter].copy_(state[entry.parameter].index_select(entry.dim, torch.from_numpy(index)))
+
+
+def test_the_registry_and_the_declarations_name_the_same_criteria() -> None:
+    assert set(CRITERIA) == set(AXES["criterion"])
+
+
+def test_an_unknown_criterion_is_refused_with_the_nearest_name(context: CriterionContext) -> None:
+    with pytest.raises(UnknownNameError, match="Did you mean 'taylor'"):
+        importance("tailor", context)
+
+
+def by_hand(
+    model: nn.Module, width: int, producers: Mapping[str, int], units: Any = None, norms: tuple[str, ...] = ()
+) -> ModelGroups:
+    """One group of `width` units, each an entry of every producer unless `units` says otherwise."""
+    index = np.arange(width) if units is None else np.asarray(units)
+    names = {**producers, **{f"{n}.weight": 0 for n in norms}}
+    plan = SlicingPlan(width, tuple(DimensionUnits(n, d, index.astype(np.int64)) for n, d in names.items()))
+    group = PruningGroup("g", 0, width, "channel", tuple(producers.items()), norms)
+    return ModelGroups((group,), (), plan, "torch.export")
+
+
+def linear(weight: Any, bias: Any = None) -> nn.Sequential:
+    tensor = torch.tensor(weight, dtype=torch.float32)
+    layer = nn.Linear(tensor.shape[1], tensor.shape[0], bias=bias is not None)
+    with torch.no_grad():
+        layer.weight.copy_(tensor)
+        if bias is not None:
+            layer.bias.copy_(torch.tensor(bias, dtype=torch.float32))
+    return nn.Sequential(layer)
+
+
+def score(name: str, model: nn.Module, groups: ModelGroups, task: Any = None, **options: Any) -> list[float]:
+    return importance(name, CriterionContext(model, groups, task, 0, **options)).tolist()
+
+
+def test_magnitudes_are_the_mean_and_the_root_mean_square_of_a_units_weights() -> None:
+    model = linear([[3.0, -4.0], [1.0, 1.0], [0.0, 0.0]])
+    groups = by_hand(model, 3, {"0.weight": 0})
+    assert score("l1", model, groups) == pytest.approx([3.5, 1.0, 0.0])
+    assert score("l2", model, groups) == pytest.approx([12.5**0.5, 1.0, 0.0])
+
+
+def test_magnitudes_are_averaged_over_the_producers_whatever_their_size() -> None:
+    model = nn.Sequential(linear([[1.0] * 9, [2.0] * 9])[0], linear([[5.0], [0.0]])[0])
+    groups = by_hand(model, 2, {"0.weight": 0, "1.weight": 0})
+    assert score("l1", model, groups) == pytest.approx([3.0, 1.0])
+    assert score("l2", model, groups) == pytest.approx([3.0, 1.0])
+
+
+def test_a_unit_of_several_rows_is_scored_over_all_of_them_and_fixed_rows_are_left_out() -> None:
+    model = linear([[1.0], [2.0], [30.0], [4.0], [-5.0]])
+    groups = by_hand(model, 2, {"0.weight": 0}, units=[0, 1, -1, 0, 1])
+    assert score("l1", model, groups) == pytest.approx([2.5, 3.5])
+
+
+def test_producers_by_columns_are_scored_by_columns() -> None:
+    model = linear([[1.0, -2.0], [3.0, 4.0]])
+    assert score("l1", model, by_hand(model, 2, {"0.weight": 1})) == pytest.approx([2.0, 3.0])
+
+
+def test_biases_do_not_count_beside_weights() -> None:
+    model = linear([[1.0], [2.0]], bias=[100.0, 0.0])
+    assert score("l1", model, by_hand(model, 2, {"0.weight": 0, "0.bias": 0})) == pytest.approx([1.0, 2.0])
+
+
+def test_a_producer_that_holds_part_of_the_units_counts_for_those() -> None:
+    model = nn.Sequential(linear([[1.0], [2.0]])[0], linear([[5.0]])[0])
+    plan = SlicingPlan(
+        2, (DimensionUnits("0.weight", 0, np.array([0, 1])), DimensionUnits("1.weight", 0, np.array([1])))
+    )
+    group = PruningGroup("g", 0, 2, "channel", (("0.weight", 0), ("1.weight", 0)))
+    assert score("l1", model, ModelGroups((group,), (), plan, "torch.export")) == pytest.approx([1.0, 3.5])
+
+
+def test_bn_scale_is_the_mean_absolute_scale_of_the_groups_norms() -> None:
+    model = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2), nn.BatchNorm1d(2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([-3.0, 0.5]))
+        model[2].weight.copy_(torch.tensor([1.0, 0.0]))
+    assert score("bn_scale", model, by_hand(model, 2, {"0.weight": 0}, norms=("1", "2"))) == pytest.approx([2.0, 0.25])
+
+
+def test_bn_scale_names_the_groups_without_a_scale(context: CriterionContext) -> None:
+    model = linear([[1.0], [2.0]])
+    with pytest.raises(ConfigError, match="; g has none"):
+        score("bn_scale", model, by_hand(model, 2, {"0.weight": 0}))
+    unscaled = nn.Sequential(nn.Linear(1, 2), nn.BatchNorm1d(2, affine=False))
+    with pytest.raises(ConfigError, match="; g has none"):
+        score("bn_scale", unscaled, by_hand(unscaled, 2, {"0.weight": 0}, norms=("1",)))
+
+
+class SquareTask(ClassificationTask):
+    """Loss = half the mean squared output, so that gradients are known in closed form."""
+
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
+        return 0.5 * outputs.square().mean()
+
+
+def square_task(x: Any, batch_size: int = 60) -> SquareTask:
+    return SquareTask(nn.Linear(1, 2), LabelledArrays(x, np.arange(len(x)) % 2), batch_size=batch_size)
+
+
+def test_taylor_is_the_change_of_the_loss_to_first_order() -> None:
+    model = linear([[3.0, -4.0], [1.0, 1.0], [0.0, 0.0]])
+    scores = score("taylor", model, by_hand(model, 3, {"0.weight": 0}), square_task(np.ones((60, 2))))
+    assert scores == pytest.approx([1.0 / 3.0, 4.0 / 3.0, 0.0])
+
+
+def test_taylor_sums_over_the_producers_before_it_takes_the_absolute_value() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = linear([[2.0], [1.0]])[0], linear([[-2.0], [1.0]])[0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.a(x) + self.b(x)
+
+    model = Both()
+    scores = score("taylor", model, by_hand(model, 2, {"a.weight": 0, "b.weight": 0}), square_task(np.ones((60, 1))))
+    assert scores == pytest.approx([0.0, 2.0])
+
+
+def test_taylor_averages_over_the_asked_number_of_batches() -> None:
+    model = linear([[1.0], [2.0]])
+    x = np.random.default_rng(0).normal(size=(60, 1))
+    task, groups = square_task(x, batch_size=4), by_hand(model, 2, {"0.weight": 0})
+    drawn = [float(b[0].square().mean()) for b in task.batches("calibration", seed=0)][:2]
+    assert score("taylor", model, groups, task, batches=2)[0] == pytest.approx(0.5 * np.mean(drawn), rel=1e-5)
+
+
+def test_taylor_without_a_task_is_refused() -> None:
+    model = linear([[1.0], [2.0]])
+    with pytest.raises(ConfigError, match="needs a task"):
+        score("taylor", model, by_hand(model, 2, {"0.weight": 0}))
+
+
+def test_random_differs_from_seed_to_seed(context: CriterionContext) -> None:
+    one, other = (importance("random", changed(context, seed=s)) for s in (0, 1))
+    assert not np.array_equal(one, other)
+    assert one.min() >= 0.0
+    assert one.max() < 1.0
+
+
+@pytest.mark.parametrize("name", ["l1", "l2", "taylor"])
+def test_weights_that_are_not_finite_fail_the_candidate_naming_the_group(name: str) -> None:
+    model = linear([[1.0, 2.0], [torch.inf, 1.0]])
+    with pytest.raises(CandidateError, match="'g'") as caught:
+        score(name, model, by_hand(model, 2, {"0.weight": 0}), square_task(np.ones((60, 2))))
+    assert (caught.value.reason, caught.value.stage) == ("nonfinite", "prune")
+
+
+@pytest.mark.parametrize(("bad", "error"), [(np.zeros(3), ConfigError), (np.full(20, np.nan), CandidateError)])
+def test_a_third_partys_criterion_is_checked(
+    bad: np.ndarray, error: type[Exception], context: CriterionContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(CRITERIA._items, "theirs", lambda _: bad)
+    with pytest.raises(error, match="theirs"):
+        importance("theirs", context)
+
+
+def test_normalized_scores_have_mean_one_in_every_group_and_keep_their_order(context: CriterionContext) -> None:
+    scores = importance("l1", context)
+    scaled = normalized(scores, context.groups)
+    for group in context.groups.groups:
+        span = slice(group.start, group.start + group.width)
+        assert scaled[span].mean() == pytest.approx(1.0)
+        assert np.array_equal(np.argsort(scaled[span]), np.argsort(scores[span]))
+    assert np.array_equal(normalized(np.zeros(20), context.groups), np.zeros(20))
