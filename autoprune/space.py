@@ -232,9 +232,8 @@ def _space_files() -> list[Path]:
 
 def _widths(width: int, spec: SparsitySpec, limit: int) -> tuple[int, ...]:
     """Return the widths that a group of `width` units may keep, descending from the dense one."""
-    step = spec.round_to
-    if step == "auto":
-        step = min(limit, 2 ** int(math.log2(max(width // 8, 1))))
+    automatic = min(limit, 2 ** int(math.log2(max(width // 8, 1))))
+    step = automatic if spec.round_to == "auto" else spec.round_to
     least = max(spec.min_width, math.ceil(round(width * (1.0 - spec.max), 6)), 1)
     kept = [w for w in range(step, width, step) if w >= least]
     grid = [width, *reversed(kept)]

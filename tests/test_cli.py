@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import jsonschema
 import pytest
@@ -25,7 +25,6 @@ from autoprune.cli.guard import TerminatedError, explain
 from autoprune.config import RunConfig, load_config
 from autoprune.config.model import SearchConfig
 from autoprune.errors import ConfigError, OutputError, RunLockedError, StorageError, UnmetConstraintError
-from autoprune.report import FrontDocument
 
 HELP_SECONDS = 0.5
 HEAVY = ("torch", "ray", "optuna", "sklearn", "numpy", "onnxruntime", "pandas")
@@ -45,72 +44,6 @@ def config(tmp_path: Path) -> Path:
     path = tmp_path / "run.yaml"
     path.write_text("task: task.py:make_task\n")
     return path
-
-
-def member(ident: str, accuracy: float, latency_ms: float) -> dict[str, Any]:
-    quality = {
-        "value": accuracy,
-        "low": accuracy - 0.01,
-        "high": accuracy + 0.01,
-        "n": 100,
-        "unit": "image",
-        "method": "wilson",
-    }
-    latency = {
-        "ms": latency_ms,
-        "low": latency_ms,
-        "high": latency_ms,
-        "samples": 30,
-        "clean": True,
-        "polluted_share": 0.0,
-    }
-    latency |= {"speedup": 10 / latency_ms, "speedup_low": 1.0, "speedup_high": 10.0}
-    deployment = {
-        "artifact": "model.onnx",
-        "sha256": DIGEST,
-        "quality": {"test": {"accuracy": quality}},
-        "latency": latency,
-    }
-    sizes = {"parameters": 10, "nonzero": 10, "macs": 10, "bytes": 40, "compressed_bytes": 30}
-    place = {"id": ident, "name": f"m-{ident}", "directory": f"front/{ident}", "strategy": "l1", "fidelity": "full"}
-    return place | {"feasible": True, "deployments": {"target": deployment}} | sizes
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    """A finished run of two members, with their directories."""
-    target = {"runtime": "onnxruntime", "runtime_version": "1", "precision": "fp32", "batch": 32, "threads": 1}
-    target |= {"shape": "default", "device": "cpu", "host": "h", "protocol": "interleaved"}
-    document = {
-        "run": "digits",
-        "objectives": [
-            {"name": "accuracy", "direction": "max", "unit": "fraction"},
-            {"name": "latency_ms", "direction": "min", "unit": "ms", "target": "target", "scale": "log"},
-        ],
-        "targets": {"target": target},
-        "provenance": {
-            "autoprune": "0.1.0",
-            "versions": {},
-            "seed": 0,
-            "task_sha256": DIGEST,
-            "data_fingerprint": "d",
-            "config_sha256": DIGEST,
-            "test_reads": 1,
-        },
-        "evaluations": {"short": 5},
-        "wall_seconds": 1.0,
-        "cpu_seconds": 1.0,
-        "picks": {"fastest": "b"},
-        "baseline": member("dense", 0.99, 10.0) | {"directory": None},
-        "members": [member("a", 0.98, 5.0), member("b", 0.94, 2.0)],
-    }
-    directory = tmp_path / "results" / "digits"
-    for ident in ("a", "b"):
-        (directory / "front" / ident).mkdir(parents=True)
-        (directory / "front" / ident / "policy.json").write_text(ident)
-    (directory / "config.yaml").write_text("task: a.py:b\n")
-    (directory / "front.json").write_bytes(FrontDocument.model_validate(document).to_bytes())
-    return directory
 
 
 def test_help_is_quick_and_loads_nothing_heavy() -> None:
@@ -299,11 +232,6 @@ def test_each_schema_is_a_json_schema(name: str) -> None:
     assert schema["type"] == "object"
 
 
-def test_what_json_prints_satisfies_the_published_schema(run: Path) -> None:
-    printed = json.loads(call("report", run, "--json").stdout)
-    jsonschema.validate(printed, json.loads(call("schema", "front").stdout))
-
-
 def test_doctor_tells_versions_machine_and_disk(tmp_path: Path) -> None:
     document = json.loads(call("doctor", "--output", tmp_path / "new" / "results", "--json").stdout)
     assert document["versions"]["torch"]
@@ -311,93 +239,6 @@ def test_doctor_tells_versions_machine_and_disk(tmp_path: Path) -> None:
     assert document["disk"]["free_mib"] > 0
     assert not (tmp_path / "new").exists()
     assert "versions.python" in call("doctor").stdout
-
-
-def test_pick_prints_the_best_member_and_where_it_lies(run: Path) -> None:
-    result = call("pick", "digits", "--output", run.parent)
-    assert result.exit_code == 0
-    assert "m-a" in result.stdout
-    assert result.stdout.splitlines()[-1] == str(run / "front" / "a")
-    result = call("pick", "digits", "--output", run.parent, "--max-latency-ms", "3", "--json")
-    document = json.loads(result.stdout)
-    assert (document["member"]["id"], document["directory"]) == ("b", str(run / "front" / "b"))
-
-
-@pytest.mark.parametrize("given", ["directory", "file", "name"])
-def test_a_run_is_found_by_name_directory_or_front_file(run: Path, given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(run.parent.parent)
-    name = {"directory": str(run), "file": str(run / "front.json"), "name": "digits"}[given]
-    assert json.loads(call("pick", name, "--json").stdout)["run"] == "digits"
-
-
-@pytest.mark.parametrize(
-    "demand", [["--max-latency-ms", "0.000001"], ["--require", "accuracy>=0.999"], ["--max-drop", "0.001"]]
-)
-def test_pick_is_exit_4_when_nothing_qualifies(run: Path, demand: list[str]) -> None:
-    result = call("pick", run, *demand)
-    assert result.exit_code == 4
-    assert result.stdout == ""
-    assert "hint: Reachable: " in result.stderr
-
-
-def test_pick_refuses_an_unreadable_demand_and_an_unknown_run(run: Path) -> None:
-    assert call("pick", run, "--require", "accuracy>>1").exit_code == 2
-    assert call("pick", run, "--require", "acuracy>=0.5").exit_code == 2
-    result = call("pick", "digit", "--output", run.parent)
-    assert result.exit_code == 2
-    assert "Did you mean 'digits'?" in result.stderr
-    for name in ("../digits", "/etc", "", "\x1b[2J"):
-        result = call("pick", name, "--output", run.parent)
-        assert result.exit_code == 2
-        assert "\x1b" not in result.stderr
-
-
-def test_pick_copies_once_and_never_over_something(run: Path, tmp_path: Path) -> None:
-    target = tmp_path / "deploy" / "model"
-    assert call("pick", run, "--to", target).exit_code == 0
-    assert [p.name for p in target.parent.iterdir()] == ["model"]
-    assert (target / "policy.json").read_text() == "a"
-    (target / "policy.json").write_text("mine")
-    assert call("pick", run, "--to", target).exit_code == 73
-    assert (target / "policy.json").read_text() == "mine"
-    (tmp_path / "file").touch()
-    assert call("pick", run, "--to", tmp_path / "file").exit_code == 73
-    (tmp_path / "empty").mkdir()
-    assert call("pick", run, "--to", tmp_path / "empty").exit_code == 0
-
-
-@pytest.mark.parametrize("trap", ["link inside", "link to outside", "missing"])
-def test_pick_copies_nothing_from_outside_the_run(run: Path, tmp_path: Path, trap: str) -> None:
-    place = run / "front" / "a"
-    secret = tmp_path / "secret"
-    secret.mkdir()
-    (secret / "key").write_text("secret")
-    if trap == "link inside":
-        (place / "model.onnx").symlink_to(secret / "key")
-    else:
-        (place / "policy.json").unlink()
-        place.rmdir()
-        if trap == "link to outside":
-            place.symlink_to(secret)
-    result = call("pick", run, "--to", tmp_path / "copy")
-    assert result.exit_code == 1
-    assert not (tmp_path / "copy").exists()
-
-
-def test_report_rebuilds_its_tables_from_the_document(run: Path) -> None:
-    result = call("report", run)
-    assert result.exit_code == 0
-    assert "m-a" in result.stdout
-    assert "m-b" in (run / "front.csv").read_text()
-    assert "m-b" in (run / "front.md").read_text()
-
-
-def test_a_broken_document_is_one_message(run: Path) -> None:
-    (run / "front.json").write_text("{")
-    for command in ("pick", "report"):
-        result = call(command, run)
-        assert result.exit_code == 74
-        assert "front.json" in result.stderr
 
 
 def test_values_json_cannot_hold_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

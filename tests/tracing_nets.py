@@ -169,7 +169,7 @@ def shuffled(x: Tensor) -> Tensor:
 
 
 def squeeze_excite(m: Any, x: Tensor) -> Tensor:
-    return x * torch.sigmoid(m.up(F.relu(m.down(x.mean((2, 3))))))[:, :, None, None]
+    return x * torch.sigmoid(m.up(F.silu(m.down(x.mean((2, 3))))))[:, :, None, None]
 
 
 def per_channel_image(m: Any, x: Tensor) -> Tensor:

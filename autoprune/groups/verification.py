@@ -17,7 +17,7 @@ from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import AutopruneError
-from autoprune.groups.assembly import Assembly, RuleSite, assemble
+from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
 from autoprune.groups.slicing import slice_model
 from autoprune.groups.tracing import Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
@@ -55,8 +55,8 @@ class _Verifier:
 
     Args:
         rules: Attribute patches found so far.
-        sound: Keys of groups that passed alone.
-        known: Names of attributes that helped together, tried first on the next group.
+        sound: Keys of groups that passed.
+        known: Names of attributes that helped together, tried first on the next groups.
         exports: How many were made.
     """
 
@@ -82,22 +82,44 @@ class _Verifier:
         return assemble(self.trace, partition(self.trace.evidence), (*self.rules, *extra))
 
     def _repair(self, assembly: Assembly) -> bool:
-        """Check every group alone; patch it, change its axis or protect it. Return whether anything changed."""
+        """Find what fails, kind by kind, then group by group. Return whether anything changed."""
         changed = False
-        for group in assembly.groups.groups:
-            key = (group.name, group.width, group.granularity)
-            if key in self.sound:
+        for kind in GRANULARITIES:
+            groups = [g for g in assembly.groups.groups if g.granularity == kind and _key(g) not in self.sound]
+            if not groups or self._problem(assembly, groups) is None:
+                self.sound.update(_key(group) for group in groups)
                 continue
-            problem = self._problem(assembly, [group])
-            patch = None if problem is None else self._find_patch(assembly, group)
-            if problem is None or patch is not None:
-                self.sound.add(key)
-            if patch is not None:
-                self.rules.extend(patch)
-            elif problem is not None:
-                self._give_up(assembly, group, problem)
-            changed |= problem is not None
+            while groups:
+                group = groups.pop(0)
+                changed |= self._repair_group(assembly, group)
+                if self.known and groups and self._transfer(assembly, groups):
+                    break
         return changed
+
+    def _repair_group(self, assembly: Assembly, group: PruningGroup) -> bool:
+        """Check a group alone; patch it, change its axis or protect it where it fails. Return whether it did."""
+        problem = self._problem(assembly, [group])
+        patch = None if problem is None else self._find_patch(assembly, group)
+        if patch is not None:
+            self.rules.extend(patch)
+            self.known.append(_names(patch))
+        if problem is None or patch is not None:
+            self.sound.add(_key(group))
+        else:
+            self._give_up(assembly, group, problem)
+        return problem is not None
+
+    def _transfer(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> bool:
+        """Patch the same attributes of all the other groups' modules at once, as in the layers of a transformer."""
+        alive = self._sample(assembly, groups)
+        names = self.known[-1]
+        sites = (site for patch in self._candidates(assembly, alive) for site in patch if site.attribute in names)
+        first = {(site.module, site.attribute): site for site in reversed(tuple(sites))}
+        if self._problem(self._assemble(tuple(first.values())), groups, alive) is not None:
+            return False
+        self.rules.extend(first.values())
+        self.sound.update(_key(group) for group in groups)
+        return True
 
     def _give_up(self, assembly: Assembly, group: PruningGroup, problem: str) -> None:
         """Cut the group's views along another axis next time; protect the group when there is none."""
@@ -133,7 +155,6 @@ class _Verifier:
                 break
             patched = self._assemble(patch)
             if self._problem(patched, [group], alive) is None:
-                self.known.append(_names(patch))
                 return patch
         return None
 
@@ -232,6 +253,10 @@ def _constants(node: Node) -> list[str]:
 
 def _show(shapes: tuple[tuple[int, ...], ...]) -> str:
     return str(shapes[0] if len(shapes) == 1 else shapes)
+
+
+def _key(group: PruningGroup) -> tuple[str, int, str]:
+    return group.name, group.width, group.granularity
 
 
 def _names(patch: Patch) -> frozenset[str]:

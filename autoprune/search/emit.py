@@ -231,10 +231,7 @@ def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], sc
             test_reads=scorer.access.reads,
             **emission.identity,
         ),
-        evaluations=EvaluationCounts(
-            **Counter(r.fidelity for r in records if r.state == "complete" and r.number > 0),
-            failed=sum(r.state == "failed" for r in records),
-        ),
+        evaluations=_counts(records),
         wall_seconds=wall,
         cpu_seconds=cpu,
         hypervolume=hypervolume_of(bench.objectives, bench.task.metrics, values, emission.dense.values),
@@ -242,6 +239,12 @@ def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], sc
         baseline=scorer.dense_member,
         members=tuple(m for _, m in members),
     )
+
+
+def _counts(records: Sequence[CandidateRecord]) -> EvaluationCounts:
+    """Count candidates by fidelity; the dense model, number 0, is none."""
+    complete = Counter(str(r.fidelity) for r in records if r.state == "complete" and r.number > 0)
+    return EvaluationCounts(**complete, failed=sum(r.state == "failed" for r in records))
 
 
 def _constraints(members: Sequence[tuple[Measured, Member]]) -> tuple[Constraint, ...]:
