@@ -28,7 +28,6 @@ from autoprune.errors import ConfigError, OutputError, RunLockedError, StorageEr
 
 HELP_SECONDS = 0.5
 HEAVY = ("torch", "ray", "optuna", "sklearn", "numpy", "onnxruntime", "pandas")
-DIGEST = "0" * 64
 
 
 def call(*arguments: str | Path) -> Result:

@@ -278,7 +278,7 @@ def test_random_differs_from_seed_to_seed(context: CriterionContext) -> None:
 def test_weights_that_are_not_finite_fail_the_candidate_naming_the_group(name: str) -> None:
     model = linear([[1.0, 2.0], [torch.inf, 1.0]])
     with pytest.raises(CandidateError, match="'g'") as caught:
-        score(name, model, by_hand(model, 2, {"0.weight": 0}), square_task(np.ones((60, 2))))
+        CRITERIA[name](CriterionContext(model, by_hand(model, 2, {"0.weight": 0}), square_task(np.ones((60, 2))), 0))
     assert (caught.value.reason, caught.value.stage) == ("nonfinite", "prune")
 
 

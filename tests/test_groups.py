@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tracing_nets import Net
 from units import built, equal, run, traced
-from zoo import ZOO
 
 from autoprune.errors import GroupError
 from autoprune.groups import ModelGroups, find_groups, prepare_model, slice_model
@@ -26,12 +25,34 @@ def without_units(groups: ModelGroups, group: str, removed: list[int]) -> npt.ND
     return alive
 
 
+class Residual(nn.Module):
+    """stem -> (inner -> outer) + stem -> wide -> fc."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 6, 3, padding=1)
+        self.outer = nn.Conv2d(6, 8, 3, padding=1)
+        self.wide = nn.Conv2d(8, 10, 3)
+        self.fc = nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        x = F.relu(x + self.outer(F.relu(self.inner(x))))
+        return self.fc(F.relu(self.wide(x)).mean((2, 3)))
+
+
+def residual() -> tuple[nn.Module, Inputs]:
+    torch.manual_seed(0)
+    return Residual().eval(), Inputs((torch.randn(2, 3, 8, 8),), {})
+
+
 @pytest.mark.parametrize(
     ("name", "groups", "units"),
     [
         ("resnet20", 12, 448),
         ("resnet20_pad", 10, 352),
-        ("densenet", 27, 822),
         ("chunk_se", 5, 144),
         ("fcos", 10, 480),
         ("vit", 7, 1266),
@@ -49,19 +70,17 @@ def test_zoo_has_as_many_groups_and_units_as_its_layers_imply(name: str, groups:
 
 class TestDescription:
     def test_groups_are_named_by_their_first_layer_in_forward_order(self) -> None:
-        names = [g.name for g in traced("resnet20").groups]
-        assert names[:3] == ["conv1", "layers.0.conv1", "layers.1.conv1"]
-        assert len(set(names)) == len(names)
+        assert [g.name for g in find_groups(*residual()).groups] == ["stem", "inner", "wide"]
 
     def test_units_are_numbered_group_after_group(self) -> None:
-        groups = traced("densenet").groups
+        groups = traced("chunk_se").groups
         ends = np.cumsum([g.width for g in groups])
         assert [g.start for g in groups] == [0, *ends[:-1]]
 
     def test_residual_group_lists_all_layers_that_make_its_units(self) -> None:
-        stem = traced("resnet20")["conv1"]
-        assert stem.layers == ("conv1", "layers.0.conv2", "layers.1.conv2", "layers.2.conv2")
-        assert stem.batch_norms == ("bn1", "layers.0.bn2", "layers.1.bn2", "layers.2.bn2")
+        stem = find_groups(*residual())["stem"]
+        assert stem.producers == (("stem.weight", 0), ("outer.weight", 0))
+        assert stem.batch_norms == ("norm",)
 
     def test_granularity_says_what_a_unit_is(self) -> None:
         kinds = {g.name: g.granularity for g in traced("vit").groups}
@@ -82,8 +101,8 @@ class TestDescription:
         assert layers == {path for path, module in model.named_modules() if isinstance(module, weighted)}
 
     def test_protected_layer_tells_kind_width_and_reason(self) -> None:
-        (layer,) = traced("resnet20").protected
-        assert (layer.name, layer.kind, layer.width) == ("fc", "Linear", 10)
+        (layer,) = find_groups(*residual()).protected
+        assert (layer.name, layer.kind, layer.width) == ("fc", "Linear", 4)
         assert layer.reason == "its output is the model's output"
 
     def test_operator_that_is_not_understood_is_noted(self) -> None:
@@ -96,43 +115,56 @@ class TestDescription:
         assert {p.name: p.reason for p in found.protected}["idle"] == "it is not used in the forward pass"
 
 
-class TestPatterns:
-    def test_group_of_a_protected_layer_is_protected_with_all_its_layers(self) -> None:
-        model, inputs = built("mlp")
-        found = find_groups(model, inputs, protect=["fc1", "*3"])
-        assert [g.name for g in found.groups] == ["fc2"]
-        assert {p.name: p.reason for p in found.protected}["fc1"] == "protected by the pattern 'fc1'"
+class StoredHeads(nn.Module):
+    """Attention whose number of heads is an attribute, so that a forward pass of the cut model runs and is wrong."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 32) for _ in range(3))
+        self.out = nn.Linear(32, 5)
+        self.heads = 4
+        self.rotary = 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        q, k, v = (layer(x).view(batch, length, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        y = F.scaled_dot_product_attention(q, k, v, scale=0.3)
+        return self.out(y.transpose(1, 2).reshape(batch, length, -1))
+
+
+class TestPatterns:
     def test_any_layer_of_a_group_protects_the_whole_group(self) -> None:
-        found = find_groups(*built("resnet20_pad"), protect=["layers.1.conv2"])
-        assert "conv1" not in [g.name for g in found.groups]
-        assert {"conv1", "layers.0.conv2"} <= {p.name for p in found.protected}
+        found = find_groups(*residual(), protect=["oute?"])
+        assert [g.name for g in found.groups] == ["inner", "wide"]
+        reasons = {p.name: p.reason for p in found.protected}
+        assert reasons["stem"] == reasons["outer"] == "protected by the pattern 'oute?'"
 
     def test_only_selected_groups_stay_and_are_numbered_from_zero(self) -> None:
-        model, inputs = built("resnet20")
-        found = find_groups(model, inputs, only=["layers.[0-2].conv1"])
-        assert [(g.name, g.start) for g in found.groups] == [
-            ("layers.0.conv1", 0),
-            ("layers.1.conv1", 16),
-            ("layers.2.conv1", 32),
-        ]
-        assert {p.name: p.reason for p in found.protected}["conv1"] == "not selected by 'layers.[0-2].conv1'"
-        sliced = slice_model(model, found.plan, without_units(found, "layers.1.conv1", [0, 5]))
-        assert sliced.get_submodule("layers.1.conv1").get_parameter("weight").shape == (14, 16, 3, 3)
+        model, inputs = residual()
+        found = find_groups(model, inputs, only=["inner", "w*"])
+        assert [(g.name, g.start, g.width) for g in found.groups] == [("inner", 0, 6), ("wide", 6, 10)]
+        assert {p.name: p.reason for p in found.protected}["stem"] == "not selected by 'inner', 'w*'"
+        sliced = slice_model(model, found.plan, without_units(found, "wide", [0, 5]))
+        assert sliced.get_submodule("wide").get_parameter("weight").shape == (8, 8, 3, 3)
         assert run(sliced, inputs)[0].shape == run(model, inputs)[0].shape
 
+    def test_protected_layer_of_the_output_may_be_named(self) -> None:
+        assert len(find_groups(*residual(), protect=["fc"]).groups) == 3
+
     def test_rules_survive_the_numbering(self) -> None:
-        model, inputs = built("llama")
-        found = find_groups(model, inputs, only=["blocks.1.*"])
-        sliced = slice_model(model, found.plan, without_units(found, "blocks.1.attention.query", [0]))
-        assert sliced.get_submodule("blocks.1.attention").num_heads == 4
-        assert sliced.get_submodule("blocks.0.attention").num_heads == 8
+        model, inputs = (
+            nn.Sequential(StoredHeads(), nn.Linear(5, 16), StoredHeads()),
+            Inputs((torch.randn(2, 6, 16),), {}),
+        )
+        found = find_groups(model, inputs, only=["2.*"])
+        sliced = slice_model(model, found.plan, without_units(found, "2.q", [0]))
+        assert [rule.module for rule in found.plan.rules] == ["2"]
+        assert (sliced.get_submodule("0").heads, sliced.get_submodule("2").heads) == (4, 3)
 
     def test_pattern_without_layer_is_an_error_with_the_five_nearest(self) -> None:
-        with pytest.raises(GroupError, match=r"'layer\.1\.conv9' matches no layer") as error:
-            find_groups(*built("resnet20"), protect=["fc", "layer.1.conv9"])
-        assert error.value.hint.count("layers.") == 5
-        assert len(error.value.hint.split(":")[1].split(",")) == 5
+        with pytest.raises(GroupError, match=r"'outr' matches no layer") as error:
+            find_groups(*residual(), protect=["fc", "outr"])
+        assert error.value.hint.endswith("The nearest: outer, stem, inner, wide, fc.")
 
 
 class TestErrors:
@@ -155,16 +187,16 @@ class TestErrors:
 
 class TestModelIsLeftAlone:
     def test_training_flags_frozen_parameters_and_weights_are_kept(self) -> None:
-        model, inputs = ZOO["resnet14"]()
+        model, inputs = residual()
         model.train()
-        model.get_submodule("bn1").eval()
+        model.get_submodule("norm").eval()
         for parameter in model.parameters():
             parameter.requires_grad_(requires_grad=False)
         before = copy.deepcopy(model.state_dict())
         found = find_groups(model, inputs)
-        assert found.plan.unit_count == traced("resnet14").plan.unit_count
+        assert found.plan.unit_count == 8 + 6 + 10
         assert model.training
-        assert not model.get_submodule("bn1").training
+        assert not model.get_submodule("norm").training
         assert not any(p.requires_grad for p in model.parameters())
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
@@ -207,23 +239,6 @@ class TestHandWrittenReferences:
         attention.num_heads, attention.num_kv_heads = 4, 1
         sliced = slice_model(model, found.plan, without_units(found, "blocks.1.attention.query", [0]))
         assert equal(run(sliced, inputs), run(expected, inputs))
-
-
-class StoredHeads(nn.Module):
-    """Attention whose number of heads is an attribute, so that a forward pass of the cut model runs and is wrong."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.q, self.k, self.v = (nn.Linear(16, 32) for _ in range(3))
-        self.out = nn.Linear(32, 5)
-        self.heads = 4
-        self.rotary = 8
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, length, _ = x.shape
-        q, k, v = (layer(x).view(batch, length, self.heads, -1).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        y = F.scaled_dot_product_attention(q, k, v, scale=0.3)
-        return self.out(y.transpose(1, 2).reshape(batch, length, -1))
 
 
 class TestVerification:
@@ -356,5 +371,5 @@ class TestPreparation:
                 return self.last(self.hidden(self.attention(x, x, x, need_weights=False)[0]))
 
         found = find_groups(Direct().eval(), Inputs((torch.randn(2, 5, 8),), {}))
-        assert [g.name for g in found.groups] == ["hidden"]
+        assert [g.name for g in found.groups] == ["attention.out_proj", "hidden"]
         assert {"first", "attention"} <= {p.name for p in found.protected}

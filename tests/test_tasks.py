@@ -147,6 +147,47 @@ def test_recovery_trains_within_its_budget_and_calls_every_hook() -> None:
     assert not any(m.training for m in model.modules())
 
 
+def test_recovery_decays_weights_only_and_lets_the_learning_rate_fall() -> None:
+    rates, decays = [], set()
+
+    def look(_model: nn.Module, optimizer: torch.optim.Optimizer, _step: int) -> None:
+        rates.append(optimizer.param_groups[0]["lr"])
+        decays.update(
+            (p.ndim > 1, group["weight_decay"] > 0) for group in optimizer.param_groups for p in group["params"]
+        )
+
+    task = small_task()
+    task.recover(task.build_model(), context(50, on_checkpoint=look))
+    assert decays == {(True, True), (False, False)}
+    assert rates[0] == pytest.approx(0.05, rel=0.02)
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 1e-3
+
+
+def test_recovery_draws_every_pass_anew() -> None:
+    seeds = []
+
+    class Watched(ClassificationTask):
+        def batches(self, split: Any, *, seed: int, **options: Any) -> Iterator[Any]:
+            seeds.append(seed)
+            return super().batches(split, seed=seed, **options)
+
+    task = Watched(nn.Linear(6, 3), LabelledArrays(*blobs()))
+    task.recover(task.build_model(), context(20))
+    task.recover(task.build_model(), context(20))
+    assert len(seeds) == 6
+    assert len(set(seeds[:3])) == 3
+    assert seeds[:3] == seeds[3:]
+
+
+def test_recovery_bounds_the_step_that_one_bad_batch_can_make() -> None:
+    task = small_task()
+    model = task.build_model()
+    before = model[0].weight.detach().clone()
+    task.recover(model, context(1, penalty=lambda m, _o, _b: 1e8 * m[0].weight.sum()))
+    assert 0.0 < (model[0].weight - before).norm() < 1.0
+
+
 def test_recovery_stops_when_a_report_says_so() -> None:
     ctx = context(100, on_report=lambda step, _value: step < 25)
     task = small_task()
@@ -200,6 +241,13 @@ def test_distillation_is_zero_for_equal_outputs_and_grows_with_distance() -> Non
     losses = [float(task.distill_loss(teacher + d * torch.eye(8, 3), teacher, None)) for d in (0.0, 0.5, 2.0)]
     assert losses[0] == pytest.approx(0.0, abs=1e-6)
     assert losses[0] < losses[1] < losses[2]
+
+
+def test_distillation_is_the_divergence_at_temperature_two_times_four() -> None:
+    soft = np.exp([0.5, 0.0]) / np.exp([0.5, 0.0]).sum()
+    expected = 4.0 * float((soft * np.log(soft / 0.5)).sum())
+    loss = small_task().distill_loss(torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]), None)
+    assert float(loss) == pytest.approx(expected, rel=1e-4)
 
 
 def test_distillation_of_sequences_is_a_mean_over_positions() -> None:

@@ -24,7 +24,9 @@ class BudgetConfig(Section):
     """When the search stops; the first limit reached counts."""
 
     evaluations: PositiveInt = Field(60, description="Candidates that the search evaluates, failures included.")
-    minutes: PositiveFloat | None = Field(None, description="Wall-clock minutes of search, final recovery included.")
+    minutes: PositiveFloat | None = Field(
+        None, description="Wall-clock minutes of the whole run, finalists and earlier calls included."
+    )
 
 
 class SearchConfig(Section):

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from autoprune.groups.layers import WEIGHTED, layer_kind, layer_of, output_dim, weighted_layers
 from autoprune.groups.tracing import Partition, Trace
 from autoprune.groups.tracing.axes import components
-from autoprune.groups.tracing.labels import Block
+from autoprune.groups.tracing.labels import Block, BoolArray
 from autoprune.groups.types import (
     NO_UNIT,
     AttributeRule,
@@ -52,6 +52,14 @@ class Assembly:
 
     groups: ModelGroups
     unit_of: IntArray
+
+    def alive_atoms(self, alive: BoolArray) -> BoolArray:
+        """Return [atoms] which atoms the model has when it has the units `alive` [unit_count]."""
+        return np.append(alive, True)[np.where(self.unit_of == NO_UNIT, -1, self.unit_of)]
+
+    def atoms_of(self, group: PruningGroup) -> BoolArray:
+        """Return [atoms] which atoms belong to a group."""
+        return (self.unit_of >= group.start) & (self.unit_of < group.start + group.width)
 
 
 @dataclass(frozen=True, eq=False)

@@ -130,7 +130,7 @@ class _Verifier:
         views = [b for b in evidence.blocks if b.kind == "view" and _touches(assembly, group, b.atoms)]
         cut = [(block, axes.axis_of[block]) for block in views]
         if not any(axis is not None for _, axis in cut):
-            evidence.freeze_atoms(np.flatnonzero(_atoms_of(assembly, group)), reason)
+            evidence.freeze_atoms(np.flatnonzero(assembly.atoms_of(group)), reason)
         for block, axis in cut:
             if axis is not None:
                 evidence.fix(block.axis(axis), reason)
@@ -145,7 +145,7 @@ class _Verifier:
             accepted.append(group)
         self.trace.evidence.module = self.trace.evidence.node = ""
         reason = "it fails together with other groups"
-        self.trace.evidence.freeze_atoms(np.flatnonzero(_atoms_of(assembly, group)), reason)
+        self.trace.evidence.freeze_atoms(np.flatnonzero(assembly.atoms_of(group)), reason)
 
     def _find_patch(self, assembly: Assembly, group: PruningGroup) -> Patch | None:
         """Return the smallest set of attributes with which the group can be cut."""
@@ -172,7 +172,7 @@ class _Verifier:
         tried. Equal attributes that change equally in several modules are tried together.
         """
         found: dict[tuple[str, int, int], dict[str, RuleSite]] = {}
-        atoms_alive = _alive_atoms(assembly, alive)
+        atoms_alive = assembly.alive_atoms(alive)
         for node, result in self.trace.labels.items():
             path = module_path(node)
             attributes = _integer_attributes(self.trace, path)
@@ -211,7 +211,7 @@ class _Verifier:
             program = export_program(pruned, self.inputs)
         except AutopruneError as error:
             return str(error)
-        return mismatch(self.trace, program, _alive_atoms(assembly, alive))
+        return mismatch(self.trace, program, assembly.alive_atoms(alive))
 
 
 def mismatch(trace: Trace, program: ExportedProgram, alive: BoolArray) -> str | None:
@@ -263,16 +263,8 @@ def _names(patch: Patch) -> frozenset[str]:
     return frozenset(site.attribute for site in patch)
 
 
-def _atoms_of(assembly: Assembly, group: PruningGroup) -> BoolArray:
-    return (assembly.unit_of >= group.start) & (assembly.unit_of < group.start + group.width)
-
-
 def _touches(assembly: Assembly, group: PruningGroup, atoms: IntArray) -> bool:
-    return bool(_atoms_of(assembly, group)[atoms.ravel()].any())
-
-
-def _alive_atoms(assembly: Assembly, alive: BoolArray) -> BoolArray:
-    return np.append(alive, True)[np.where(assembly.unit_of == NO_UNIT, -1, assembly.unit_of)]
+    return bool(assembly.atoms_of(group)[atoms.ravel()].any())
 
 
 def _integer_attributes(trace: Trace, path: str) -> dict[str, int]:

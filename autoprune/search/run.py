@@ -22,7 +22,7 @@ from autoprune.search.check import (
     run_directory_of,
     setup_of,
 )
-from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory
+from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory, total_times
 from autoprune.search.emit import Emission, emit
 from autoprune.search.executors.base import Executor, Job
 from autoprune.search.executors.local import make_executor
@@ -149,6 +149,7 @@ class _Run:
         self.config = bench.config
         self.directory = directory
         self.callbacks = callbacks
+        self._earlier_s, _ = total_times(directory.path / EVENTS_FILE)
         self.events = EventLog(directory.path / EVENTS_FILE)
         self.records: dict[str, CandidateRecord] = {}
         self.failed: dict[Stage, int] = {}
@@ -298,13 +299,18 @@ class _Run:
             return False
         done = [r for r in self.records.values() if r.fidelity == "short" and r.state == "complete"]
         if not done:
-            return self.events.elapsed >= 60.0 * minutes
+            return self._spent_s >= 60.0 * minutes
         pruning = sum(evaluation_of(r).seconds.get("prune", 0.0) for r in done) / len(done)
         each = sum(r.seconds for r in done) / len(done)
         budget = self.config.recovery
         longer = budget.full_steps / max(budget.short_steps, 1)
         final = budget.finalists * (pruning * longer + 3.0 * (each - pruning)) / self.config.search.workers
-        return self.events.elapsed + each + final >= 60.0 * minutes
+        return self._spent_s + each + final >= 60.0 * minutes
+
+    @property
+    def _spent_s(self) -> float:
+        """Wall seconds of this call and of those before it."""
+        return self._earlier_s + self.events.elapsed
 
 
 def _loaded(config: RunConfig) -> LoadedConfig:

@@ -99,12 +99,12 @@ def _convolution_weights(model: nn.Module) -> frozenset[str]:
 
 
 def _label_source(trace: Trace, node: Node, own: dict[str, tuple[str, Tensor]], seen: dict[int, Labels]) -> None:
-    """Give every dimension of a parameter or float buffer atoms of its own; inputs and constants get none."""
+    """Give every dimension of a used parameter or float buffer atoms of its own; inputs and constants get none."""
     shapes = tensor_shapes(node.meta.get("val"))
     if shapes is None:
         return
     trace.labels[node] = Labels(shapes[0])
-    if node.name not in own or not own[node.name][1].is_floating_point():
+    if node.name not in own or not own[node.name][1].is_floating_point() or not node.users:
         return
     name, tensor = own[node.name]
     if id(tensor) not in seen:

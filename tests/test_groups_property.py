@@ -1,0 +1,120 @@
+"""Random nets, random subsets of units: cutting equals zeroing, and every tensor has the shape that was predicted."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from units import run
+
+from autoprune.groups import ModelGroups, find_groups, mask_model, slice_model
+from autoprune.groups.assembly import assemble
+from autoprune.groups.tracing import export_program, partition, trace_model
+from autoprune.groups.verification import mismatch
+from autoprune.tasks.protocol import Inputs
+
+KINDS = ("plain", "residual", "concat", "depthwise", "grouped", "bottleneck", "gate", "pointwise", "parallel")
+Block = tuple[str, int]
+
+
+def normalised(inputs: int, outputs: int, kernel: int = 3, groups: int = 1) -> nn.Sequential:
+    """Convolution and BatchNorm whose statistics are not the initial ones."""
+    norm = nn.BatchNorm2d(outputs)
+    for tensor in (norm.weight.data, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    for tensor in (norm.bias.data, norm.running_mean):
+        nn.init.normal_(tensor, std=0.3)
+    return nn.Sequential(nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False), norm)
+
+
+class RandomBlock(nn.Module):
+    """One block of a kind; `width` is a multiple of 4."""
+
+    def __init__(self, kind: str, inputs: int, width: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.outputs = {"plain": width, "pointwise": width, "concat": inputs + width}.get(kind, inputs)
+        grouped = 2 if kind == "grouped" else 1
+        self.first = normalised(inputs, self.outputs if kind == "parallel" else width)
+        self.second = normalised(inputs if kind == "parallel" else width, inputs, 1, grouped)
+        self.depthwise = normalised(inputs, inputs, groups=inputs)
+        self.linear = nn.Linear(inputs, width)
+        self.back = nn.Linear(width, inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        match self.kind:
+            case "plain":
+                return F.relu(self.first(x))
+            case "concat":
+                return torch.cat([x, F.gelu(self.first(x))], 1)
+            case "depthwise":
+                return F.silu(self.depthwise(x))
+            case "gate":
+                return x * torch.sigmoid(self.back(F.silu(self.linear(x.mean((2, 3))))))[:, :, None, None]
+            case "pointwise":
+                return F.relu(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+            case "parallel":
+                return self.first(x) + F.avg_pool2d(self.second(x), 3, 1, 1)
+            case "bottleneck":
+                return self.second(F.relu(self.first(x)))
+            case _:
+                return x + self.second(F.relu(self.first(x)))
+
+
+class RandomNet(nn.Module):
+    """stem -> blocks -> linear over flattened or averaged space."""
+
+    def __init__(self, blocks: list[Block], *, flatten: bool) -> None:
+        super().__init__()
+        self.stem = normalised(3, 8)
+        channels = 8
+        self.blocks = nn.Sequential()
+        for kind, width in blocks:
+            block = RandomBlock(kind, channels, width)
+            self.blocks.append(block)
+            channels = block.outputs
+        self.flatten = flatten
+        self.fc = nn.Linear(channels * (16 if flatten else 1), 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(F.relu(self.stem(x)))
+        return self.fc(x.flatten(1) if self.flatten else x.mean((2, 3)))
+
+
+def subset(groups: ModelGroups, rng: np.random.Generator) -> np.ndarray:
+    """Remove a random share of every group, but never all that a layer makes."""
+    alive = rng.random(groups.plan.unit_count) < rng.uniform(0.2, 1.0)
+    for group in groups.groups:
+        alive[group.start + rng.integers(group.width)] = True
+    for dimension in groups.plan.dimensions:
+        if not np.append(alive, True)[dimension.units].any():
+            alive[rng.choice(dimension.units)] = True
+    return alive
+
+
+@settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    blocks=st.lists(st.tuples(st.sampled_from(KINDS), st.sampled_from([4, 8, 12])), min_size=1, max_size=4),
+    flatten=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+def test_cut_model_equals_zeroed_model_with_the_predicted_shapes(blocks: list[Block], flatten: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    model = RandomNet(blocks, flatten=flatten).eval()
+    inputs = Inputs((torch.randn(2, 3, 4, 4),), {})
+    found = find_groups(model, inputs)
+    assert all(group.exact_masking for group in found.groups) or any(kind == "gate" for kind, _ in blocks)
+    assert {layer.name for layer in found.protected if "not used" not in layer.reason} == {"fc"}
+
+    trace = trace_model(model, inputs)
+    assembly = assemble(trace, partition(trace.evidence))
+    assert assembly.groups.groups == found.groups
+    for number in range(2):
+        alive = subset(found, np.random.default_rng([seed, number]))
+        sliced = slice_model(model, found.plan, alive)
+        zeroed = run(mask_model(model, found.plan, alive), inputs)[0]
+        torch.testing.assert_close(run(sliced, inputs)[0], zeroed, rtol=1e-5, atol=1e-5)
+        assert mismatch(trace, export_program(sliced, inputs), assembly.alive_atoms(alive)) is None
