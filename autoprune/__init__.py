@@ -1,4 +1,4 @@
-"""AutoML search for pruning policies: a trained PyTorch model goes in, a Pareto front of real pruned models comes out."""
+"""AutoML search for pruning policies: a trained PyTorch model goes in, a front of real pruned models comes out."""
 
 from __future__ import annotations
 

@@ -123,11 +123,7 @@ class BoundSpace:
     def criteria(self, group: PruningGroup | None = None) -> tuple[str, ...]:
         """Return the criteria that are possible for one group, or for all groups at once."""
         wanted = self.groups if group is None else (group,)
-        return tuple(
-            name
-            for name in self.spec.strategy.criterion.choices
-            if all(_has(g, need) for g in wanted for need in AXES["criterion"][name].requires)
-        )
+        return tuple(name for name in self.spec.strategy.criterion.choices if all(can_rank(g, name) for g in wanted))
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return every dimension by name; dimensions with a single value are left out."""
@@ -243,8 +239,30 @@ def _widths(width: int, spec: SparsitySpec, limit: int) -> tuple[int, ...]:
     return tuple(grid[round(i * last / (spec.max_levels - 1))] for i in range(spec.max_levels))
 
 
-def _has(group: PruningGroup, need: str) -> bool:
-    return need != "batch_norm" or bool(group.batch_norms)
+def can_rank(group: PruningGroup, criterion: str) -> bool:
+    """Tell whether a group has what a criterion needs."""
+    return "batch_norm" not in AXES["criterion"][criterion].requires or bool(group.batch_norms)
+
+
+def check_policy(groups: ModelGroups, policy: Policy) -> None:
+    """Refuse a policy that cannot be carried out on a model: the one place that decides it.
+
+    Raises:
+        ConfigError: It names a group that the model does not have, or a criterion that a group cannot be ranked by.
+    """
+    known = {g.name: g for g in groups.groups}
+    for name in policy.sparsity:
+        if name not in known:
+            raise ConfigError(
+                f"The policy names the group {name!r}, which this model does not have.",
+                hint="Apply a policy only to the model it was searched for.",
+            )
+        criterion = policy.criterion_of(name)
+        if not can_rank(known[name], criterion):
+            raise ConfigError(
+                f"The criterion {criterion!r} cannot rank the group {name!r}, which has no BatchNorm.",
+                hint=f"Override it for that group, such as overrides: {{{name}: {{criterion: l1}}}}.",
+            )
 
 
 def _middle(spec: RangeSpec) -> float:

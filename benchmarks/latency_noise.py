@@ -1,4 +1,4 @@
-"""How steady is a measured speed-up? Our protocol beside PyTorch's Timer and plain timing, on a quiet and a busy host.
+"""How steady is a measured speed-up? Our protocol beside PyTorch's Timer and a single shot, on a quiet and a busy host.
 
     python -m benchmarks.latency_noise
 
@@ -29,7 +29,7 @@ from benchmarks.common import write_result
 from tests.zoo import CifarResNet, build, image
 
 REPEATS = 12
-TIMER_SECONDS = 0.2
+TIMER_SECONDS = 0.1
 TARGETS = ("onnxruntime-fp32-b1-t1", "torch-eager-fp32-b1-t1")
 BURNERS = (0, 1, 2)
 
@@ -61,12 +61,6 @@ def torch_timer(candidate: Call, dense: Call, seed: int) -> dict[str, Any]:
 def single_shot(candidate: Call, dense: Call, seed: int) -> dict[str, Any]:
     del seed
     return {"speedup": _seconds(dense) / _seconds(candidate)}
-
-
-def mean_of_30(candidate: Call, dense: Call, seed: int) -> dict[str, Any]:
-    del seed
-    times = [float(np.mean([_seconds(call) for _ in range(30)])) for call in (candidate, dense)]
-    return {"speedup": times[1] / times[0]}
 
 
 def _seconds(call: Call) -> float:
@@ -122,7 +116,6 @@ def measure(repeats: int) -> Iterator[dict[str, Any]]:
     protocols: Mapping[str, Protocol] = {
         "autoprune": partial(ours, gate=gate),
         "torch.utils.benchmark": torch_timer,
-        "mean of 30": mean_of_30,
         "single shot": single_shot,
     }
     for target in TARGETS:

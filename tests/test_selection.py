@@ -39,6 +39,11 @@ def test_a_group_never_vanishes() -> None:
     assert width_after(GROUPS.groups[0], 0.999) == 1
 
 
+def test_a_criterion_that_a_group_cannot_be_ranked_by_is_refused() -> None:
+    with pytest.raises(ConfigError, match="'a', which has no BatchNorm"):
+        select(GROUPS, Policy({"a": 0.5}, Strategy("bn_scale")), SCORES.__getitem__)
+
+
 def test_foreign_group_is_refused() -> None:
     with pytest.raises(ConfigError, match="'c'"):
         select(GROUPS, Policy({"c": 0.5}), SCORES.__getitem__)

@@ -22,7 +22,7 @@ from autoprune.groups.slicing import slice_model
 from autoprune.groups.tracing import Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
 from autoprune.groups.tracing.tracer import module_path, tensor_shapes
-from autoprune.groups.types import NO_UNIT, IntArray, ModelGroups, PruningGroup
+from autoprune.groups.types import IntArray, ModelGroups, PruningGroup
 from autoprune.tasks.protocol import Inputs
 
 VANISHING = ("contiguous", "clone", "alias", "detach")

@@ -51,7 +51,7 @@ class CriterionContext:
 
 
 Criterion = Callable[[CriterionContext], Scores]
-CRITERIA: Registry[Criterion] = Registry("criterion", group="autoprune.criteria")
+CRITERIA: Registry[Criterion] = Registry("criterion")
 
 
 def importance(name: str, context: CriterionContext) -> Scores:

@@ -16,9 +16,10 @@ from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, ModelGroups
 from autoprune.policy import Policy
-from autoprune.pruning.criteria import CRITERIA, CriterionContext
+from autoprune.pruning.criteria import CriterionContext, importance
 from autoprune.pruning.recovery import distillation_penalty, fine_tune, recalibrate
 from autoprune.pruning.selection import select
+from autoprune.space import can_rank
 from autoprune.tasks.protocol import RecoverContext, Task
 
 
@@ -86,11 +87,12 @@ class Pruner:
 
     def scores(self, criterion: str, *, seed: int | None = None) -> npt.NDArray[np.float64]:
         """Return [unit_count] importance by a criterion; a stochastic one draws by `seed`, others are cached."""
-        stochastic = AXES["criterion"][criterion].stochastic if criterion in AXES["criterion"] else False
+        stochastic = AXES["criterion"][criterion].stochastic
         if not stochastic and criterion in self._scores:
             return self._scores[criterion]
         drawn = self.seed if seed is None or not stochastic else seed
-        values = CRITERIA[criterion](CriterionContext(self.model, self.groups, self.task, drawn))
+        able = tuple(g.name for g in self.groups.groups if can_rank(g, criterion))
+        values = importance(criterion, CriterionContext(self.model, self.groups, self.task, drawn, only=able))
         if not stochastic:
             self._scores[criterion] = values
         return values

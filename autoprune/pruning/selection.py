@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.errors import ConfigError
 from autoprune.groups.types import ModelGroups, PruningGroup
 from autoprune.policy import Policy
+from autoprune.space import check_policy
 
 Scores = Callable[[str], npt.NDArray[np.float64]]
 
@@ -28,14 +28,9 @@ def select(groups: ModelGroups, policy: Policy, scores: Scores) -> npt.NDArray[n
         scores: Criterion name -> [unit_count] importance, higher stays.
 
     Raises:
-        ConfigError: The policy names a group that the model does not have.
+        ConfigError: The policy does not fit the model.
     """
-    unknown = sorted(set(policy.sparsity) - {g.name for g in groups.groups})
-    if unknown:
-        raise ConfigError(
-            f"The policy names the group {unknown[0]!r}, which this model does not have.",
-            hint="Apply a policy only to the model it was searched for.",
-        )
+    check_policy(groups, policy)
     alive = np.ones(groups.plan.unit_count, dtype=bool)
     for group in groups.groups:
         sparsity = policy.sparsity.get(group.name, 0.0)

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
 from torch.fx.operator_schemas import normalize_function
-from torch.utils._pytree import tree_leaves
 from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from autoprune.groups.cloning import named_tensors
 from autoprune.groups.tracing.evidence import Evidence
