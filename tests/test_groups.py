@@ -109,6 +109,12 @@ class TestDescription:
         (note,) = traced("lstm").notes
         assert "lstm" in note
 
+    def test_tied_output_layer_is_protected_while_the_embedding_is_not(self) -> None:
+        found = traced("llama")
+        assert found.groups[0].name == "embedding"
+        assert ("embedding.weight", 1) in found.groups[0].producers
+        assert [(p.name, p.width) for p in found.protected] == [("head", 100)]
+
     def test_layer_that_is_not_called_is_protected(self) -> None:
         net = Net({"a": nn.Linear(4, 6), "idle": nn.Linear(3, 3), "b": nn.Linear(6, 2)}, lambda m, x: m.b(m.a(x)))
         found = find_groups(net, Inputs((torch.randn(2, 4),), {}))

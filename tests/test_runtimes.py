@@ -72,6 +72,19 @@ class Flattened(nn.Module):
         return self.fc(torch.flatten(torch.relu(self.norm(self.conv(x))), 1))
 
 
+class Separable(nn.Module):
+    """A depthwise convolution: its number of groups follows its width."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(3, width, 1)
+        self.depthwise = nn.Conv2d(width, width, 3, groups=width)
+        self.project = nn.Conv2d(width, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(torch.relu(self.depthwise(self.expand(x)))).mean((2, 3))
+
+
 class Split(nn.Module):
     """Its graph holds the width as literal bounds of slices."""
 
@@ -263,9 +276,10 @@ def test_a_narrower_residual_stream_is_bound_from_the_template(vit_template: Onn
     assert session.from_template
 
 
-def test_flattened_channels_are_bound_from_the_template() -> None:
-    template = OnnxTemplate(seeded(Flattened), images())
-    candidate = seeded(lambda: Flattened(5))
+@pytest.mark.parametrize("definition", [Flattened, Separable])
+def test_flattened_and_depthwise_channels_are_bound_from_the_template(definition: Callable[..., nn.Module]) -> None:
+    template = OnnxTemplate(seeded(definition), images())
+    candidate = seeded(lambda: definition(5))
     session = open_session(candidate, ONNX, images(), template=template)
     assert isinstance(session, OnnxSession)
     assert session.from_template

@@ -139,6 +139,12 @@ ELEMENTWISE = {
     ),
     "where": linears(lambda m, x: torch.where(x > 0, x, m.c(x)), {"a": 12}, parts=lambda: {"c": nn.Linear(12, 12)}),
     "masked": linears(lambda m, x: x.masked_fill(m.c(x) > 0, 0), {"a": 12}, parts=lambda: {"c": nn.Linear(12, 12)}),
+    "new constant beside channels": convs(
+        lambda m, x: torch.cat([x, x.new_zeros(2, 4, 8, 8)], 1) + m.c(x),
+        {"a": 12},
+        to=16,
+        parts=lambda: {"c": conv(12, 16)},
+    ),
     "a constant": linears(
         lambda m, x: m.c(x + torch.arange(12.0)),
         {"c": 12},

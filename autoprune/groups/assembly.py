@@ -54,8 +54,11 @@ class Assembly:
     unit_of: IntArray
 
     def alive_atoms(self, alive: BoolArray) -> BoolArray:
-        """Return [atoms] which atoms the model has when it has the units `alive` [unit_count]."""
-        return np.append(alive, True)[np.where(self.unit_of == NO_UNIT, -1, self.unit_of)]
+        """Return [atoms] which atoms the model has when it has the units `alive` [unit_count].
+
+        `NO_UNIT` is -1, so it reads the True that is appended.
+        """
+        return np.append(alive, True)[self.unit_of]
 
     def atoms_of(self, group: PruningGroup) -> BoolArray:
         """Return [atoms] which atoms belong to a group."""
@@ -88,7 +91,7 @@ def assemble(trace: Trace, part: Partition, rules: Sequence[RuleSite] = ()) -> A
 
 def _clusters(trace: Trace, part: Partition) -> list[_Cluster]:
     """Put producers that share a unit together, in order of first use."""
-    rows = {key: part.free(_producer_atoms(trace, key)) for key in trace.weights.producers}
+    rows = {key: part.free(trace.weights.atoms(*key)) for key in trace.weights.producers}
     edges = [np.stack([np.full(len(free), free[0]), free]) for free in rows.values() if len(free)]
     component = components(part.count, edges)
     members: dict[int, list[tuple[str, int]]] = {}
@@ -102,11 +105,6 @@ def _clusters(trace: Trace, part: Partition) -> list[_Cluster]:
     return clusters
 
 
-def _producer_atoms(trace: Trace, key: tuple[str, int]) -> IntArray:
-    factor = trace.weights.labels[key[0]].at(key[1])
-    return np.zeros(0, np.int64) if factor is None else factor.atoms
-
-
 def _plan(trace: Trace, unit_of: IntArray, count: int, rules: Sequence[RuleSite]) -> SlicingPlan:
     dimensions = []
     for name, labels in trace.weights.labels.items():
@@ -117,7 +115,7 @@ def _plan(trace: Trace, unit_of: IntArray, count: int, rules: Sequence[RuleSite]
     cut = {d.parameter for d in dimensions if d.dim == 0}
     grouped = []
     for name, columns in trace.weights.grouped.items():
-        units = unit_of[columns.atoms]
+        units = unit_of[columns]
         if name in cut or (units != NO_UNIT).any():
             grouped.append(GroupedWeight(name, name.rpartition(".")[0], len(units), units))
     followed = tuple(AttributeRule(r.module, r.attribute, unit_of[r.atoms]) for r in rules)
@@ -190,7 +188,7 @@ def _protected(trace: Trace, part: Partition, grouped: set[str]) -> tuple[Protec
     for key in trace.weights.producers:
         layer = layer_of(model, key[0])
         if layer not in grouped and layer not in found:
-            atoms = _producer_atoms(trace, key)
+            atoms = trace.weights.atoms(*key)
             reason = str(part.cause(atoms) or "its outputs form a single unit")
             found[layer] = ProtectedLayer(layer, layer_kind(model, layer), len(atoms), reason)
     for layer, parameter in weighted_layers(model).items():

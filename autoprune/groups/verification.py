@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import AutopruneError
 from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
 from autoprune.groups.slicing import slice_model
-from autoprune.groups.tracing import Trace, export_program, partition
+from autoprune.groups.tracing import EXPORT_FAILED, Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
 from autoprune.groups.tracing.tracer import module_path, tensor_shapes
 from autoprune.groups.types import IntArray, ModelGroups, PruningGroup
@@ -172,19 +172,11 @@ class _Verifier:
         tried. Equal attributes that change equally in several modules are tried together.
         """
         found: dict[tuple[str, int, int], dict[str, RuleSite]] = {}
-        atoms_alive = assembly.alive_atoms(alive)
-        for node, result in self.trace.labels.items():
-            path = module_path(node)
-            attributes = _integer_attributes(self.trace, path)
-            for labels in [result] if isinstance(result, Labels) else result:
-                for dim, new in enumerate(labels.pruned_shape(atoms_alive)):
-                    factor = labels.at(dim)
-                    if factor is None or new == labels.shape[dim]:
-                        continue
-                    atoms = factor.along(factor.position(dim))
-                    for name in (n for n, value in attributes.items() if value == labels.shape[dim]):
-                        sites = found.setdefault((name, labels.shape[dim], new), {})
-                        sites.setdefault(path, RuleSite(path, name, atoms))
+        for path, old, new, atoms in _changes(self.trace, assembly.alive_atoms(alive)):
+            for name, value in _integer_attributes(self.trace, path).items():
+                if value == old:
+                    sites = found.setdefault((name, old, new), {})
+                    sites.setdefault(path, RuleSite(path, name, atoms))
         return [tuple(sites.values()) for sites in found.values()]
 
     def _sample(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> BoolArray:
@@ -210,7 +202,7 @@ class _Verifier:
             pruned = slice_model(self.trace.model, assembly.groups.plan, alive)
             program = export_program(pruned, self.inputs)
         except AutopruneError as error:
-            return str(error)
+            return str(error).removeprefix(EXPORT_FAILED)
         return mismatch(self.trace, program, assembly.alive_atoms(alive))
 
 
@@ -265,6 +257,14 @@ def _names(patch: Patch) -> frozenset[str]:
 
 def _touches(assembly: Assembly, group: PruningGroup, atoms: IntArray) -> bool:
     return bool(assembly.atoms_of(group)[atoms.ravel()].any())
+
+
+def _changes(trace: Trace, alive: BoolArray) -> Iterator[tuple[str, int, int, IntArray]]:
+    """Yield (module path, old size, new size, atoms) of every dimension that gets shorter, of all tensors."""
+    for node, result in trace.labels.items():
+        for labels in [result] if isinstance(result, Labels) else result:
+            cuts = labels.pruned_dims(alive)
+            yield from ((module_path(node), labels.shape[d], n, a) for d, n, a in cuts if n != labels.shape[d])
 
 
 def _integer_attributes(trace: Trace, path: str) -> dict[str, int]:

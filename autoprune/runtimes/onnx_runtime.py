@@ -16,7 +16,7 @@ from autoprune.runtimes.targets import RUNTIMES, Runtime, Target
 from autoprune.runtimes.template import OnnxTemplate
 from autoprune.tasks.protocol import Inputs
 
-_ERRORS_ONLY = 3
+_FATAL_ONLY = 4  # errors come as exceptions
 
 
 class OnnxSession:
@@ -113,7 +113,7 @@ def _options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = _FATAL_ONLY
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 

@@ -48,7 +48,20 @@ class OnnxTemplate:
             graph = onnx.ModelProto()
             graph.CopyFrom(skeleton)
             graph.graph.initializer.extend(_initializer(name, tensors[name]) for name in self._names)
+            _follow_groups(graph.graph, model)
             yield graph.SerializeToString()
+
+
+def _follow_groups(graph: onnx.GraphProto, model: nn.Module) -> None:
+    """Set the number of groups of every grouped convolution to the candidate's."""
+    modules = dict(model.named_modules())
+    for node in graph.node:
+        if node.op_type not in {"Conv", "ConvTranspose"}:
+            continue
+        groups = getattr(modules.get(node.input[1].rpartition(".")[0]), "groups", None)
+        for attribute in node.attribute:
+            if attribute.name == "group" and isinstance(groups, int):
+                attribute.i = groups
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

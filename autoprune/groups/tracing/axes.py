@@ -71,7 +71,7 @@ def choose_axes(evidence: Evidence) -> AxisChoice:
         order.sort(key=lambda i: names(block)[i] not in chosen)
         axis_of[block] = order[0] if order else None
         chosen |= {names(block)[i] for i in order[:1]}
-    causes = {b: next((kept[n] for n in names(b) if n in kept), Cause("it cannot be cut")) for b in blocks}
+    causes = {b: next((kept[n] for n in reversed(names(b)) if n in kept), Cause("it cannot be cut")) for b in blocks}
     spread = {b: frozenset(i for i, n in enumerate(names(b)) if n in contracted) for b in blocks}
     return AxisChoice(axis_of, causes, spread)
 

@@ -73,14 +73,6 @@ def confine(evidence: Evidence, labels: Labels, dims: Collection[int], reason: s
     return Labels(labels.shape, tuple(factors))
 
 
-def sum_over(factor: Factor, dims: Collection[int]) -> Factor | None:
-    """Return what is left of a factor when an operator sums over `dims`, noting which axes were contracted."""
-    rest = factor.moved({d: d for d in factor.visible if d not in dims})
-    if rest is not None:
-        _note_contracted(factor, [factor.position(d) for d in factor.visible if d in dims])
-    return rest
-
-
 def _pad_rank(labels: Labels, rank: int) -> Labels:
     lead = rank - len(labels.shape)
     return labels.moved((1,) * lead + labels.shape, {d: d + lead for d in range(len(labels.shape))})
@@ -121,13 +113,14 @@ def _carry(spelled: list[tuple[Factor, Letters]], out: list[str]) -> tuple[Facto
         dims = tuple(out.index(x) if x in out and x not in taken else None for x in letters)
         if all(d is None for d in dims):
             continue
-        _note_contracted(factor, [i for i, x in enumerate(letters) if x is not None and x not in out])
+        note_contracted(factor, [i for i, x in enumerate(letters) if x is not None and x not in out])
         kept.append(Factor(factor.atoms, dims, factor.axes))
         taken |= {x for x in letters if x in out and x is not None}
     return tuple(kept)
 
 
-def _note_contracted(factor: Factor, positions: list[int]) -> None:
+def note_contracted(factor: Factor, positions: list[int]) -> None:
+    """Note which axes of a factor were summed over while others are kept."""
     for position in positions:
         axis = factor.axes[position]
         if axis is not None and factor.atoms.shape[position] > 1:

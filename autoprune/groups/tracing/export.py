@@ -15,7 +15,8 @@ from torch.export import ExportedProgram
 from autoprune.errors import AutopruneError
 from autoprune.tasks.protocol import Inputs
 
-SHAPES_LOGGER = "torch.fx.experimental.symbolic_shapes"
+EXPORT_FAILED = "The model cannot be exported: "
+LOGGERS = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 
 
 class ExportError(AutopruneError):
@@ -33,7 +34,7 @@ def export_program(model: nn.Module, inputs: Inputs) -> ExportedProgram:
             return torch.export.export(model, tuple(inputs.args), dict(inputs.kwargs), strict=False)
         except Exception as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"The model cannot be exported: {first_line}") from error
+            raise ExportError(f"{EXPORT_FAILED}{first_line}") from error
 
 
 @contextmanager
@@ -59,15 +60,17 @@ def _neutral(model: nn.Module) -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Hold back what torch.export says besides its exception.
 
-    It warns about its own deprecated internals and about attributes that a forward assigns, and prints the whole graph
-    to stderr when it fails, which here is an expected outcome with a remedy.
+    It warns about its own deprecated internals and about attributes that a forward assigns; when it fails, which here
+    is an expected outcome with a remedy, it logs the traceback and prints the whole graph to stderr.
     """
-    logger = logging.getLogger(SHAPES_LOGGER)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = {name: logging.getLogger(name) for name in LOGGERS}
+    levels = {name: logger.level for name, logger in loggers.items()}
     try:
+        for logger in loggers.values():
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            loggers[name].setLevel(level)

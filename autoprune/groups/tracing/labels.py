@@ -8,7 +8,7 @@ space, time, constants.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -148,11 +148,20 @@ class Labels:
             alive: [atoms].
         """
         shape = list(self.shape)
-        for factor in self.factors:
-            for position, dim in enumerate(factor.dims):
-                if dim is not None:
-                    shape[dim] = int(alive[factor.along(position)].any(axis=1).sum())
+        for dim, size, _ in self.pruned_dims(alive):
+            shape[dim] = size
         return tuple(shape)
+
+    def pruned_dims(self, alive: BoolArray) -> Iterator[tuple[int, int, IntArray]]:
+        """Yield (dimension, its new size, [old size, rest] its atoms) of every dimension with channels.
+
+        Args:
+            alive: [atoms].
+        """
+        for factor in self.factors:
+            for dim in factor.visible:
+                atoms = factor.along(factor.position(dim))
+                yield dim, int(alive[atoms].any(axis=1).sum()), atoms
 
 
 def pick(atoms: IntArray, index: int | IntArray, axis: int) -> IntArray:

@@ -65,6 +65,10 @@ def view(evidence: Evidence, labels: Labels, shape: Shape) -> Labels:
 def _view_factor(
     evidence: Evidence, factor: Factor, parts: list[Segment], source: Shape, shape: Shape
 ) -> Factor | None:
+    """Spread the atoms over all source dimensions, reshape them, and drop the axes along which they do not change.
+
+    Axes that were summed over ride along behind the dimensions, so that the arrangement stays whole.
+    """
     renamed = _renaming(parts, source, shape)
     if renamed is not None:
         return factor.moved(renamed)

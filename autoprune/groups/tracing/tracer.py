@@ -85,12 +85,15 @@ def tensor_shapes(value: object) -> tuple[tuple[int, ...], ...] | None:
     return shapes if tensors and len(shapes) == len(tensors) else None
 
 
-def _own_tensors(model: nn.Module, program: ExportedProgram) -> dict[str, tuple[str, Tensor]]:
-    """Return placeholder -> (name, tensor) of parameters and buffers."""
+def _own_tensors(model: nn.Module, program: ExportedProgram) -> dict[str, tuple[tuple[str, ...], Tensor]]:
+    """Return placeholder -> (all names, tensor) of parameters and buffers."""
     tensors = named_tensors(model)
+    names: dict[int, tuple[str, ...]] = {}
+    for name, tensor in tensors.items():
+        names[id(tensor)] = (*names.get(id(tensor), ()), name)
     signature = program.graph_signature
-    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-    return {node: (name, tensors[name]) for node, name in names.items() if name in tensors}
+    own = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    return {node: (names[id(tensors[name])], tensors[name]) for node, name in own.items() if name in tensors}
 
 
 def _convolution_weights(model: nn.Module) -> frozenset[str]:
@@ -98,7 +101,9 @@ def _convolution_weights(model: nn.Module) -> frozenset[str]:
     return frozenset(f"{path}.weight".lstrip(".") for path, module in modules if isinstance(module, _ConvNd))
 
 
-def _label_source(trace: Trace, node: Node, own: dict[str, tuple[str, Tensor]], seen: dict[int, Labels]) -> None:
+def _label_source(
+    trace: Trace, node: Node, own: dict[str, tuple[tuple[str, ...], Tensor]], seen: dict[int, Labels]
+) -> None:
     """Give every dimension of a used parameter or float buffer atoms of its own; inputs and constants get none."""
     shapes = tensor_shapes(node.meta.get("val"))
     if shapes is None:
@@ -106,12 +111,12 @@ def _label_source(trace: Trace, node: Node, own: dict[str, tuple[str, Tensor]], 
     trace.labels[node] = Labels(shapes[0])
     if node.name not in own or not own[node.name][1].is_floating_point() or not node.users:
         return
-    name, tensor = own[node.name]
+    names, tensor = own[node.name]
     if id(tensor) not in seen:
         sizes = [(dim, size) for dim, size in enumerate(shapes[0]) if size > 1]
         factors = tuple(Factor.single(trace.evidence.fresh(size), dim) for dim, size in sizes)
         seen[id(tensor)] = Labels(shapes[0], factors)
-        trace.weights.add(name, seen[id(tensor)])
+        trace.weights.add(names, seen[id(tensor)])
     trace.labels[node] = seen[id(tensor)]
 
 

@@ -14,28 +14,12 @@ from autoprune.groups.tracing.operators import (
 from autoprune.groups.tracing.operators.registry import (
     OPERATORS,
     Call,
-    GroupedColumns,
     Result,
     UnsupportedOperatorError,
     Weights,
     operator,
 )
 
-__all__ = [
-    "OPERATORS",
-    "Call",
-    "GroupedColumns",
-    "Result",
-    "UnsupportedOperatorError",
-    "Weights",
-    "attention",
-    "contractions",
-    "convolutions",
-    "elementwise",
-    "indexing",
-    "norms",
-    "operator",
-    "reductions",
-    "shape",
-    "spatial",
-]
+FAMILIES = (attention, contractions, convolutions, elementwise, indexing, norms, reductions, shape, spatial)
+
+__all__ = ["FAMILIES", "OPERATORS", "Call", "Result", "UnsupportedOperatorError", "Weights", "operator"]

@@ -13,7 +13,7 @@ def linear(call: Call) -> Labels:
     x, weight, bias = call.labels("input"), call.labels("weight"), call.optional("bias")
     lead = tuple(f"n{d}" for d in range(len(x.shape) - 1))
     y = join(call.evidence, Operand(x, (*lead, "i")), Operand(weight, ("o", "i")), (*lead, "o"), call.shape)
-    call.weights.note_producer(weight, 0)
+    call.note_producer(weight.at(0))
     return y if bias is None else elementwise(call.evidence, [y, bias], call.shape)
 
 
@@ -53,7 +53,7 @@ def embedding(call: Call) -> Labels:
         raise UnsupportedOperatorError("embedding with computed weight or indices")
     if rows is not None:
         call.evidence.pin(rows, (0,), "rows of a table are looked up by index")
-    call.weights.note_producer(weight, 1)
+    call.note_producer(columns)
     if columns is None:
         return Labels(call.shape)
     return Labels(call.shape, (Factor(columns.atoms, (len(call.shape) - 1,), columns.axes),))
@@ -85,8 +85,7 @@ def _contract(call: Call, left: Operand, right: Operand, out: tuple[str, ...], s
     """Join, and record a parameter's own dimensions in the result as makers of channels."""
     for own, other in ((left, right), (right, left)):
         for factor in own.labels.factors:
-            letters = [own.letters[d] for d in factor.visible]
-            source = call.weights.source(factor)
-            if source is not None and letters[0] in out and letters[0] not in other.letters:
-                call.weights.producers.setdefault(source)
+            letter = own.letters[factor.visible[0]]
+            if letter in out and letter not in other.letters:
+                call.note_producer(factor)
     return join(call.evidence, left, right, out, shape)

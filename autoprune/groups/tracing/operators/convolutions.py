@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from autoprune.groups.tracing.contraction import Operand, confine, elementwise, join
 from autoprune.groups.tracing.labels import Factor, Labels
-from autoprune.groups.tracing.operators.registry import (
-    Call,
-    GroupedColumns,
-    UnsupportedOperatorError,
-    operator,
-)
+from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
 from autoprune.groups.types import IntArray
 
 
@@ -44,7 +39,7 @@ def _plain(call: Call, weight: Labels, *, out_dim: int, in_dim: int) -> Labels:
         (*batch, "o", *(f"y{d}" for d in space)),
         call.shape,
     )
-    call.weights.note_producer(weight, out_dim)
+    call.note_producer(weight.at(out_dim))
     return _with_bias(call, y, channel)
 
 
@@ -58,14 +53,14 @@ def _grouped(call: Call, weight: Labels, groups: int) -> Labels:
     confine(call.evidence, weight, (0, 1), "it is a kernel's extent")
     if columns is not None:
         call.evidence.pin(columns, (1,), "columns within a group are cut with the group")
-    own = call.weights.grouped.setdefault(name, GroupedColumns(call.evidence.fresh(groups, weight.shape[1])))
+    own = call.weights.grouped.setdefault(name, call.evidence.fresh(groups, weight.shape[1]))
     carried = x.at(channel)
     if carried is None:
-        call.evidence.freeze_atoms(own.atoms, "it meets a constant or an input of fixed size")
+        call.evidence.freeze_atoms(own, "it meets a constant or an input of fixed size")
     else:
-        call.evidence.unite(own.atoms, carried.atoms.reshape(groups, -1))
-    _tie_groups(call, own.atoms, rows.atoms.reshape(groups, -1), literal=name not in call.weights.convolutions)
-    call.weights.note_producer(weight, 0)
+        call.evidence.unite(own, carried.atoms.reshape(groups, -1))
+    _tie_groups(call, own, rows.atoms.reshape(groups, -1), literal=name not in call.weights.convolutions)
+    call.note_producer(rows)
     return _with_bias(call, Labels(call.shape, (Factor(rows.atoms, (channel,), rows.axes),)), channel)
 
 

@@ -27,6 +27,12 @@ def unary(call: Call) -> Labels:
     return Labels(call.shape, call.first.factors)
 
 
+@operator("new_zeros", "new_ones", "new_full", "new_empty")
+def constant(call: Call) -> Labels:
+    """Make a constant that takes only dtype and device from its operand."""
+    return Labels(call.shape)
+
+
 @operator(*BINARY.split())
 def binary(call: Call) -> Labels:
     """Unite the channels of all tensor operands under broadcasting."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from autoprune.groups.tracing.contraction import elementwise, sum_over
+from autoprune.groups.tracing.contraction import elementwise, note_contracted
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, Result, normalised_dims, operator
 
@@ -15,7 +15,10 @@ def statistic(call: Call) -> Result:
     x = call.first
     dims = normalised_dims(call.arguments.get("dim"), len(x.shape))
     for factor in x.factors:
-        call.evidence.statistic(factor, tuple(d for d in factor.visible if d in dims))
+        pooled = tuple(d for d in factor.visible if d in dims)
+        call.evidence.statistic(factor, pooled)
+        if call.name == "sum" and len(pooled) < len(factor.visible):
+            note_contracted(factor, [factor.position(d) for d in pooled])
     return _reduced(call, x, dims)
 
 
@@ -54,10 +57,8 @@ def _pin(call: Call, x: Labels, dims: Collection[int]) -> None:
 
 
 def _reduced(call: Call, x: Labels, dims: Collection[int]) -> Result:
-    rest = tuple(kept for f in x.factors if (kept := sum_over(f, dims)) is not None)
-    labels = Labels(x.shape, rest)
-    if len(call.shape) < len(x.shape):
-        place: dict[int, int | None] = {d: d - sum(r < d for r in dims) for d in range(len(x.shape)) if d not in dims}
-        labels = labels.moved(call.shape, place)
+    gone = dims if len(call.shape) < len(x.shape) else ()
+    place: dict[int, int | None] = {d: d - sum(g < d for g in gone) for d in range(len(x.shape)) if d not in dims}
+    labels = x.moved(call.shape, place)
     results = [Labels(shape, labels.factors) for shape in call.shapes]
     return results[0] if call.single else results

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.fx import Node
 
@@ -22,39 +23,39 @@ class UnsupportedOperatorError(Exception):
     """An operator, or a use of it, that the tracer does not understand; its operands then stay whole."""
 
 
-@dataclass(frozen=True, eq=False)
-class GroupedColumns:
-    """Input channels of a grouped convolution's weight.
-
-    Args:
-        atoms: [groups, in / groups], united with what the input carries.
-    """
-
-    atoms: IntArray
-
-
 @dataclass
 class Weights:
     """The model's own tensors: which atoms are theirs, and which of their dimensions make channels.
 
     Args:
         labels: Name -> labels; a tensor that has several names stands under the first one.
-        producers: (name, dim) whose rows make channels, in order of first use.
-        grouped: Name of a grouped convolution's weight -> its columns.
+        names: First name of a tensor -> all its names.
+        producers: (name, dim) whose rows make channels, in order of first use; a tied tensor under the name that the
+            using module has for it.
+        grouped: Name of a grouped convolution's weight -> [groups, in / groups] atoms of its columns, which are the
+            input's channels.
         convolutions: Names of weights owned by a convolution module, whose `groups` can be changed.
     """
 
     labels: dict[str, Labels] = field(default_factory=dict)
+    names: dict[str, tuple[str, ...]] = field(default_factory=dict)
     producers: dict[tuple[str, int], None] = field(default_factory=dict)
-    grouped: dict[str, GroupedColumns] = field(default_factory=dict)
+    grouped: dict[str, IntArray] = field(default_factory=dict)
     convolutions: frozenset[str] = frozenset()
     _first_atom: dict[int, tuple[str, int]] = field(default_factory=dict)
 
-    def add(self, name: str, labels: Labels) -> None:
-        """Record a tensor whose every factor covers one dimension."""
-        self.labels[name] = labels
+    def add(self, names: tuple[str, ...], labels: Labels) -> None:
+        """Record a tensor, by all its names, whose every factor covers one dimension."""
+        self.labels[names[0]] = labels
+        self.names[names[0]] = names
         for factor in labels.factors:
-            self._first_atom[int(factor.atoms[0])] = (name, factor.visible[0])
+            self._first_atom[int(factor.atoms[0])] = (names[0], factor.visible[0])
+
+    def atoms(self, name: str, dim: int) -> IntArray:
+        """Return the atoms on a dimension of a tensor under any of its names."""
+        first = next(first for first, names in self.names.items() if name in names)
+        factor = self.labels[first].at(dim)
+        return np.zeros(0, np.int64) if factor is None else factor.atoms
 
     def source(self, factor: Factor) -> tuple[str, int] | None:
         """Return (name, dim) of the tensor whose whole dimension the factor is, whatever views lie between."""
@@ -67,12 +68,13 @@ class Weights:
         same = own is not None and own.atoms.shape == factor.atoms.shape and bool((own.atoms == factor.atoms).all())
         return found if same else None
 
-    def note_producer(self, labels: Labels, dim: int) -> None:
-        """Record that a contraction with a parameter makes channels out of one of its dimensions."""
-        factor = labels.at(dim)
+    def note_producer(self, factor: Factor | None, module: str) -> None:
+        """Record that a module's contraction makes channels of a factor, if that is a tensor's own dimension."""
         source = None if factor is None else self.source(factor)
         if source is not None:
-            self.producers.setdefault(source)
+            name, dim = source
+            used = next((n for n in self.names[name] if n.rpartition(".")[0] == module), name)
+            self.producers.setdefault((used, dim))
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,10 @@ class Call:
     def dim(self, argument: str, rank: int) -> int:
         """Return a dimension argument counted from the front."""
         return int(self.arguments[argument]) % rank
+
+    def note_producer(self, factor: Factor | None) -> None:
+        """Record that channels are made of a factor, if that is a parameter's own dimension."""
+        self.weights.note_producer(factor, self.evidence.module)
 
     def _of(self, value: object) -> Labels:
         found = self.known.get(value) if isinstance(value, Node) else None
