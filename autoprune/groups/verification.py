@@ -33,7 +33,7 @@ SIZE_ATTRIBUTES = frozenset(
 REMOVED = (0.35, 0.55)
 MAX_PATCHES = 3
 MAX_TRIES = 40
-MAX_EXPORTS = 400
+MAX_EXPORTS = 200
 
 Patch = tuple[RuleSite, ...]
 
@@ -57,7 +57,8 @@ class _Verifier:
         rules: Attribute patches found so far.
         sound: Keys of groups that passed.
         known: Names of attributes that helped together, tried first on the next groups.
-        exports: How many were made.
+        hopeless: Kind of group and names of attributes of which no patch helped.
+        exports: How many were made; after `MAX_EXPORTS` what still fails is protected without more trials.
     """
 
     trace: Trace
@@ -66,6 +67,7 @@ class _Verifier:
     rules: list[RuleSite] = field(default_factory=list)
     sound: set[tuple[str, int, str]] = field(default_factory=set)
     known: list[frozenset[str]] = field(default_factory=list)
+    hopeless: set[tuple[str, frozenset[str]]] = field(default_factory=set)
     exports: int = 0
 
     def run(self) -> ModelGroups:
@@ -82,32 +84,37 @@ class _Verifier:
         return assemble(self.trace, partition(self.trace.evidence), (*self.rules, *extra))
 
     def _repair(self, assembly: Assembly) -> bool:
-        """Find what fails, kind by kind, then group by group. Return whether anything changed."""
+        """Find what fails, kind by kind. Return whether anything changed."""
         changed = False
         for kind in GRANULARITIES:
             groups = [g for g in assembly.groups.groups if g.granularity == kind and _key(g) not in self.sound]
-            if not groups or self._problem(assembly, groups) is None:
-                self.sound.update(_key(group) for group in groups)
-                continue
-            while groups:
-                group = groups.pop(0)
-                changed |= self._repair_group(assembly, group)
-                if self.known and groups and self._transfer(assembly, groups):
-                    break
+            changed |= self._repair_among(assembly, groups)
         return changed
 
-    def _repair_group(self, assembly: Assembly, group: PruningGroup) -> bool:
-        """Check a group alone; patch it, change its axis or protect it where it fails. Return whether it did."""
-        problem = self._problem(assembly, [group])
-        patch = None if problem is None else self._find_patch(assembly, group)
-        if patch is not None:
+    def _repair_among(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> bool:
+        """Halve groups that fail until a failing one stands alone. Return whether anything changed."""
+        problem = self._problem(assembly, groups) if groups else None
+        if problem is None:
+            self.sound.update(_key(group) for group in groups)
+            return False
+        if len(groups) == 1:
+            self._repair_group(assembly, groups[0], problem)
+            return True
+        if self.known and self._transfer(assembly, groups):
+            return True
+        half = len(groups) // 2
+        parts = [self._repair_among(assembly, part) for part in (groups[:half], groups[half:])]
+        return any(parts)
+
+    def _repair_group(self, assembly: Assembly, group: PruningGroup, problem: str) -> None:
+        """Patch a group that fails alone; change its axis or protect it where no patch helps."""
+        patch = self._find_patch(assembly, group)
+        if patch is None:
+            self._give_up(assembly, group, problem)
+        else:
             self.rules.extend(patch)
             self.known.append(_names(patch))
-        if problem is None or patch is not None:
             self.sound.add(_key(group))
-        else:
-            self._give_up(assembly, group, problem)
-        return problem is not None
 
     def _transfer(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> bool:
         """Patch the same attributes of all the other groups' modules at once, as in the layers of a transformer."""
@@ -129,7 +136,7 @@ class _Verifier:
         axes = partition(evidence).axes
         views = [b for b in evidence.blocks if b.kind == "view" and _touches(assembly, group, b.atoms)]
         cut = [(block, axes.axis_of[block]) for block in views]
-        if not any(axis is not None for _, axis in cut):
+        if self.exports >= MAX_EXPORTS or not any(axis is not None for _, axis in cut):
             evidence.freeze_atoms(np.flatnonzero(assembly.atoms_of(group)), reason)
         for block, axis in cut:
             if axis is not None:
@@ -148,22 +155,26 @@ class _Verifier:
         self.trace.evidence.freeze_atoms(np.flatnonzero(assembly.atoms_of(group)), reason)
 
     def _find_patch(self, assembly: Assembly, group: PruningGroup) -> Patch | None:
-        """Return the smallest set of attributes with which the group can be cut."""
+        """Return the smallest set of attributes with which the group can be cut.
+
+        What did not help one group is not tried on another of its kind with the same attributes.
+        """
         alive = self._sample(assembly, [group])
-        for tried, patch in enumerate(self._patches(assembly, alive)):
-            if tried >= MAX_TRIES:
-                break
-            patched = self._assemble(patch)
-            if self._problem(patched, [group], alive) is None:
+        candidates = self._candidates(assembly, alive)
+        kind = (group.granularity, frozenset(name for patch in candidates for name in _names(patch)))
+        if kind in self.hopeless or self.exports >= MAX_EXPORTS:
+            return None
+        for patch in self._patches(candidates):
+            if self._problem(self._assemble(patch), [group], alive) is None:
                 return patch
+        self.hopeless.add(kind)
         return None
 
-    def _patches(self, assembly: Assembly, alive: BoolArray) -> Iterator[Patch]:
-        """Yield sets of patches, first those by names that helped before, then by size."""
-        candidates = self._candidates(assembly, alive)
+    def _patches(self, candidates: Sequence[Patch]) -> list[Patch]:
+        """Return sets of patches to try, first those by names that helped before, then by size."""
         sets = (p for n in range(1, MAX_PATCHES + 1) for p in combinations(candidates[:MAX_TRIES], n))
         flat = [tuple(site for sites in chosen for site in sites) for chosen in sets]
-        yield from sorted(flat, key=lambda patch: _names(patch) not in self.known)
+        return sorted(flat, key=lambda patch: _names(patch) not in self.known)[:MAX_TRIES]
 
     def _candidates(self, assembly: Assembly, alive: BoolArray) -> list[Patch]:
         """Return integer attributes equal to a size that changes in a tensor made by their module.
@@ -194,8 +205,6 @@ class _Verifier:
         self, assembly: Assembly, groups: Sequence[PruningGroup], alive: BoolArray | None = None
     ) -> str | None:
         """Return the first thing that is wrong when units of `groups` are cut, or None."""
-        if self.exports >= MAX_EXPORTS:
-            return "the model needs too many trials to be verified"
         self.exports += 1
         alive = self._sample(assembly, groups) if alive is None else alive
         try:
