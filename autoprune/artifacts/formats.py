@@ -15,7 +15,7 @@ from torch import nn
 
 from autoprune.errors import ArtifactError, CandidateError
 from autoprune.registry import Registry
-from autoprune.runtimes import export_onnx, open_onnx
+from autoprune.runtimes import emit_onnx, open_onnx
 from autoprune.runtimes.session import tensor_leaves
 from autoprune.tasks.protocol import Inputs
 
@@ -46,7 +46,7 @@ def write_onnx(model: nn.Module, example: Inputs, path: Path) -> None:
     Raises:
         CandidateError: The model cannot be exported, or the file computes something else.
     """
-    export_onnx(model, example, path)
+    path.write_bytes(emit_onnx(model, example))
 
 
 def run_onnx(path: Path, inputs: Inputs) -> Any:

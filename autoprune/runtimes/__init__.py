@@ -1,8 +1,7 @@
 """Pruned model -> deployed form: targets, sessions, ONNX export and the template that makes it cheap."""
 
 from autoprune.runtimes.deploy import open_session
-from autoprune.runtimes.export import export_onnx
-from autoprune.runtimes.onnx_runtime import OnnxSession, open_onnx
+from autoprune.runtimes.onnx_runtime import OnnxSession, emit_onnx, open_onnx
 from autoprune.runtimes.session import PARITY_TOLERANCE, Session, parity
 from autoprune.runtimes.targets import RUNTIMES, Runtime, Target, available, parse_target
 from autoprune.runtimes.template import OnnxTemplate
@@ -18,7 +17,7 @@ __all__ = [
     "Target",
     "TorchSession",
     "available",
-    "export_onnx",
+    "emit_onnx",
     "open_onnx",
     "open_session",
     "parity",

@@ -96,7 +96,7 @@ def violations_of(constraints: Constraints, record: CandidateRecord) -> dict[str
     """Return expression -> violation of a complete record, <= 0 where it holds."""
     evaluation: Mapping[str, Any] = record.evaluation or {}
     quality = {name: interval["value"] for name, interval in evaluation["quality"]["val"].items()}
-    latency_ms = record.values.get("latency_ms", next(iter(evaluation["latency"].values()))["ms"])
+    latency_ms = record.values.get("latency_ms", evaluation["latency"][constraints.target]["ms"])
     return constraints.violations(quality, latency_ms)
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +18,13 @@ from autoprune.groups.architecture import architecture_from_json
 from autoprune.groups.types import ArchitecturePlan
 from autoprune.pareto import non_dominated, thin
 from autoprune.records import CandidateRecord, RecordStore
-from autoprune.runtimes import OnnxSession, Session, Target, export_onnx, open_session
+from autoprune.runtimes import OnnxSession, Session, Target, emit_onnx, open_session
 from autoprune.search.objectives import Constraints, minimised, values_of
 from autoprune.search.workbench import PLAN_FILE, WEIGHTS_FILE, Workbench, evaluation_of
 from autoprune.storage import parse_json
 from autoprune.tasks.protocol import Evaluated
 
+PARITY_BATCH = 2
 SAME_LATENCY = 0.02
 DOMINATED_BY = 0.95
 
@@ -79,10 +78,7 @@ def deploy_all(bench: Workbench, model: nn.Module) -> Deployed:
     Raises:
         CandidateError: The export fails or computes something else than the module.
     """
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        export_onnx(model, bench.example, path)
-        payload = path.read_bytes()
+    payload = emit_onnx(model, bench.task.example_inputs(batch_size=PARITY_BATCH), template=bench.template)
     sessions = {t.name: _session(bench, model, payload, t) for t in bench.targets}
     return Deployed(model, payload, sessions)
 

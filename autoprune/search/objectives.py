@@ -109,6 +109,7 @@ class Constraints:
         max_drop: Largest loss of the first metric against the dense model, in the metric's own unit.
         metric: The first metric.
         dense: Its value on the dense model.
+        target: The latency target that is limited.
     """
 
     max_latency_ms: float | None
@@ -116,6 +117,7 @@ class Constraints:
     max_drop: float | None
     metric: MetricSpec
     dense: float
+    target: str
 
     def violations(self, quality: Mapping[str, float], latency_ms: float) -> dict[str, float]:
         """Return expression -> by how much it is violated; <= 0 where it holds."""
@@ -146,7 +148,8 @@ def constraints_of(config: RunConfig, task: Task, dense: float) -> Constraints:
                 hint=f"Metrics: {', '.join(known)}.",
             )
     limits = config.constraints
-    return Constraints(limits.max_latency_ms, require, limits.max_drop, task.metrics[0], dense)
+    target = config.latency.targets[0]
+    return Constraints(limits.max_latency_ms, require, limits.max_drop, task.metrics[0], dense, target)
 
 
 def _is_fraction(metric: MetricSpec) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -170,17 +170,20 @@ class Workbench:
                 ),
             )
 
-    def evaluate(self, model: nn.Module, *, seed: int, rounds: int, seconds: dict[str, float]) -> Evaluation:
-        """Measure a model: quality on val and latency on every target, and its cost."""
+    def evaluate(
+        self, model: nn.Module, *, seed: int, rounds: int, seconds: dict[str, float], targets: Sequence[Target] = ()
+    ) -> Evaluation:
+        """Measure a model: quality on val on the first target, latency on `targets` (all by default), and its cost."""
+        targets = targets or self.targets
         with _timed(seconds, "deploy"):
-            sessions = {t.name: self.deploy(model, t) for t in self.targets}
+            sessions = {t.name: self.deploy(model, t) for t in targets}
         with _timed(seconds, "quality"):
             scored = self.score(sessions[self.targets[0].name])
             quality = intervals(self.task, scored, seed=seed)
             change = compare(self.task, scored, self.dense.scored, seed=seed)
             cost = measure_cost(model, self.example)
         with _timed(seconds, "latency"):
-            latency = {t.name: self.time(sessions[t.name], t, seed=seed, rounds=rounds) for t in self.targets}
+            latency = {t.name: self.time(sessions[t.name], t, seed=seed, rounds=rounds) for t in targets}
         return Evaluation({"val": quality}, latency, cost, change, dict(seconds))
 
     def run(self, job: Job) -> CandidateRecord:
@@ -210,8 +213,11 @@ class Workbench:
         with _timed(seconds, "prune"):
             pruned = self.prune(job.policy, job.fidelity)
         limits = self.config.latency
-        rounds = limits.final_rounds if job.fidelity == "full" else limits.rounds
-        return self.evaluate(pruned.model, seed=seed, rounds=rounds, seconds=seconds), pruned
+        final = job.fidelity == "full"
+        rounds = limits.final_rounds if final else limits.rounds
+        targets = self.targets if final else self.targets[:1]
+        evaluation = self.evaluate(pruned.model, seed=seed, rounds=rounds, seconds=seconds, targets=targets)
+        return evaluation, pruned
 
 
 class _TrainingTurn:
