@@ -58,7 +58,9 @@ class LatencyConfig(Section):
 
     targets: tuple[str, ...] = Field(("onnxruntime-fp32-b32-t1",), min_length=1, description="First = objective.")
     rounds: int = Field(30, ge=5, le=10_000, description="Interleaved rounds of one measurement of a candidate.")
-    final_rounds: int = Field(100, ge=5, le=10_000, description="Rounds for front members.")
+    final_rounds: int = Field(
+        100, ge=5, le=10_000, description="Rounds of the last, in-turn measurement of all finalists."
+    )
 
     @field_validator("targets")
     @classmethod

@@ -3,6 +3,7 @@
 from autoprune.evaluation.cost import count_macs, measure_cost
 from autoprune.evaluation.gate import HostGate
 from autoprune.evaluation.latency import LatencySettings, measure_latency
+from autoprune.evaluation.passes import pool_passes
 from autoprune.evaluation.quality import DEFAULT_MARGIN, compare, intervals, predictor_of, score
 from autoprune.evaluation.types import Cost, Evaluation, Interval, Latency, PairedChange
 
@@ -20,6 +21,7 @@ __all__ = [
     "intervals",
     "measure_cost",
     "measure_latency",
+    "pool_passes",
     "predictor_of",
     "score",
 ]

@@ -53,7 +53,7 @@ class LatencySettings:
     seed: int = 0
     gate: HostGate | None = None
     max_retries: int = 2
-    sample_ms: float = 1.0
+    sample_ms: float = 2.0
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 from safetensors.torch import load as load_tensors
 from torch import nn
 
 from autoprune.errors import AutopruneError
-from autoprune.evaluation import intervals, measure_latency, score
+from autoprune.evaluation import intervals, measure_latency, pool_passes, score
 from autoprune.evaluation.types import Evaluation, Latency
 from autoprune.groups import rebuild
 from autoprune.groups.architecture import architecture_from_json
@@ -26,7 +24,8 @@ from autoprune.tasks.protocol import Evaluated
 
 PARITY_BATCH = 2
 SAME_LATENCY = 0.02
-DOMINATED_BY = 0.95
+PASSES = 5
+MIN_ROUNDS = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,16 @@ class Measured:
         return all(v <= 0.0 for v in self.violations.values())
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """A finalist that is deployed and scored, not yet timed."""
+
+    record: CandidateRecord
+    deployed: Deployed
+    architecture: ArchitecturePlan
+    val: Mapping[str, Evaluated]
+
+
 def deploy_all(bench: Workbench, model: nn.Module) -> Deployed:
     """Export a model as one ONNX file and open it, and the module itself, on the run's targets.
 
@@ -102,16 +111,26 @@ def measure_finalists(
 ) -> tuple[list[Measured], list[str]]:
     """Return the measured finalists and one line for each that could not be exported or loaded.
 
-    What another finalist beats clearly (better, and faster by more than 5%) is not exported.
+    They are timed in turns, several passes through all of them, so that all meet the same states of the host.
     """
-    measured, failures = list[Measured](), list[str]()
-    for record in _worth_exporting(bench, finalists):
+    opened, failures = list[_Opened](), list[str]()
+    for record in finalists:
         try:
             model, architecture = load_finalist(bench, record)
             deployed = deploy_all(bench, model)
-            measured.append(_measure(bench, dense, deployed, record, architecture, constraints))
+            val = {name: score(bench.task, session, "val") for name, session in deployed.sessions.items()}
+            opened.append(_Opened(record, deployed, architecture, val))
         except AutopruneError as error:
             failures.append(f"{record.id}: {error}")
+    passes: list[dict[str, list[Latency]]] = [{t.name: [] for t in bench.targets} for _ in opened]
+    for turn in range(PASSES):
+        for one, times in zip(opened, passes, strict=True):
+            for target in bench.targets:
+                times[target.name].append(_time(bench, one.deployed, dense, target, turn))
+    measured = []
+    for one, times in zip(opened, passes, strict=True):
+        latency = {name: pool_passes(of_target) for name, of_target in times.items()}
+        measured.append(_measured(bench, one, latency, constraints))
     return measured, failures
 
 
@@ -140,50 +159,21 @@ def _session(bench: Workbench, model: nn.Module, payload: bytes, target: Target)
     return OnnxSession(payload, threads=target.threads, outputs=outputs)
 
 
-def _measure(
-    bench: Workbench,
-    dense: Deployed,
-    deployed: Deployed,
-    record: CandidateRecord,
-    architecture: ArchitecturePlan,
-    constraints: Constraints,
-) -> Measured:
-    val = {name: score(bench.task, session, "val") for name, session in deployed.sessions.items()}
+def _measured(bench: Workbench, one: _Opened, latency: Mapping[str, Latency], constraints: Constraints) -> Measured:
     first = bench.targets[0].name
-    before = evaluation_of(record)
-    evaluation = Evaluation(
-        quality={"val": intervals(bench.task, val[first], seed=record.seed)},
-        latency={t.name: time_against(bench, deployed, dense, t, record.seed) for t in bench.targets},
-        cost=before.cost,
-    )
+    quality = intervals(bench.task, one.val[first], seed=one.record.seed)
+    evaluation = Evaluation({"val": quality}, latency, evaluation_of(one.record).cost)
     values = values_of(bench.objectives, evaluation, bench.setup.dense_ms)
-    quality = {k: v.value for k, v in evaluation.quality["val"].items()}
-    violations = constraints.violations(quality, values.get("latency_ms", evaluation.latency[first].ms))
-    return Measured(record, deployed, architecture, val, evaluation, values, violations)
+    latency_ms = values.get("latency_ms", latency[first].ms)
+    violations = constraints.violations({k: v.value for k, v in quality.items()}, latency_ms)
+    return Measured(one.record, one.deployed, one.architecture, one.val, evaluation, values, violations)
 
 
-def time_against(bench: Workbench, deployed: Deployed, dense: Deployed, target: Target, seed: int) -> Latency:
-    """Return the latency of an emitted form, interleaved with the dense model's emitted form."""
+def _time(bench: Workbench, deployed: Deployed, dense: Deployed, target: Target, turn: int) -> Latency:
+    """Return one pass of the latency of an emitted form, interleaved with the dense model's emitted form."""
     inputs = bench.dense.inputs[target.name]
-    settings = bench.latency_settings(target, seed=seed, rounds=bench.config.latency.final_rounds)
+    rounds = max(MIN_ROUNDS, bench.config.latency.final_rounds // PASSES)
+    settings = bench.latency_settings(target, seed=turn, rounds=rounds)
     return measure_latency(
         deployed.sessions[target.name].call(inputs), dense.sessions[target.name].call(inputs), settings
     )
-
-
-def _worth_exporting(bench: Workbench, finalists: Sequence[CandidateRecord]) -> list[CandidateRecord]:
-    """Drop finalists that another one beats on every objective, on the last by more than the noise of latency."""
-    if not finalists:
-        return []
-    values = minimised(bench.objectives, [r.values for r in finalists])
-    slack = np.zeros(values.shape[1])
-    slack[-1] = -np.log(DOMINATED_BY) if bench.objectives[-1].scale == "log" else 0.0
-    return [
-        record
-        for i, record in enumerate(finalists)
-        if not any(_beats(values[j], values[i], slack) for j in range(len(values)))
-    ]
-
-
-def _beats(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64], slack: npt.NDArray[np.float64]) -> bool:
-    return bool((one + slack <= other).all() and (one < other).any())

@@ -212,10 +212,8 @@ class Workbench:
     def _attempt(self, job: Job, seed: int, seconds: dict[str, float]) -> tuple[Evaluation, PrunedModel]:
         with _timed(seconds, "prune"):
             pruned = self.prune(job.policy, job.fidelity)
-        limits = self.config.latency
-        final = job.fidelity == "full"
-        rounds = limits.final_rounds if final else limits.rounds
-        targets = self.targets if final else self.targets[:1]
+        targets = self.targets if job.fidelity == "full" else self.targets[:1]
+        rounds = self.config.latency.rounds
         evaluation = self.evaluate(pruned.model, seed=seed, rounds=rounds, seconds=seconds, targets=targets)
         return evaluation, pruned
 
