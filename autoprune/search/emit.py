@@ -12,7 +12,7 @@ from pathlib import Path
 from autoprune.artifacts import CardFacts, render_card, save_member
 from autoprune.artifacts import Member as Artifact
 from autoprune.errors import AutopruneError
-from autoprune.evaluation import compare, intervals, predictor_of
+from autoprune.evaluation import compare, intervals, predictor_of, score
 from autoprune.evaluation.types import Cost, Interval, Latency
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord
@@ -47,8 +47,8 @@ DENSE_NAME = "dense"
 ONNX_FILE = "model.onnx"
 PROBE_BATCH = 2
 PROTOCOL = (
-    "interleaved with the dense model in random order, minimum over clean rounds; "
-    "ms = dense reference of the run / measured speed-up"
+    "interleaved with the dense model in random order, in several passes through all finalists; speed-up = geometric "
+    "mean of the paired rounds; ms = the run's dense reference / speed-up"
 )
 
 
@@ -121,7 +121,9 @@ class Scorer:
             session = self.dense.sessions[target.name]
             test = self._dense_test[target.name] = self._test(session, DENSE_NAME)
             latency = replace(evaluation.latency[target.name], speedup=1.0, speedup_low=1.0, speedup_high=1.0)
-            val = evaluation.quality["val"] if target.name == first else {}
+            val = evaluation.quality["val"]
+            if target.name != first:
+                val = intervals(self.bench.task, score(self.bench.task, session, "val"), seed=0)
             deployments[target.name] = Deployment(
                 quality=Quality(val=_estimates(val), test=_estimates(intervals(self.bench.task, test, seed=0))),
                 latency=_latency(latency, self._reference_ms(target.name)),
