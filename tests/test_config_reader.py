@@ -231,7 +231,7 @@ def mutated(text: str, rng: random.Random) -> bytes:
     return bytes(raw)
 
 
-def fuzz(tmp_path: Path, seeds: range) -> None:
+def check_fuzzed(tmp_path: Path, seeds: range) -> None:
     path = tmp_path / "f.yaml"
     read = 0
     for seed in seeds:
@@ -250,12 +250,12 @@ def fuzz(tmp_path: Path, seeds: range) -> None:
 
 
 def test_mutated_files_are_read_or_refused_but_never_crash(tmp_path: Path) -> None:
-    fuzz(tmp_path, range(300))
+    check_fuzzed(tmp_path, range(300))
 
 
 @pytest.mark.slow
 def test_many_mutated_files_are_read_or_refused_but_never_crash(tmp_path: Path) -> None:
-    fuzz(tmp_path, range(1_000, 14_000))
+    check_fuzzed(tmp_path, range(1_000, 14_000))
 
 
 @pytest.mark.slow

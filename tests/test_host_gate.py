@@ -65,8 +65,10 @@ def test_a_measurement_overlaps_with_nothing_and_nobody_starves(tmp_path: Path) 
 
 def test_sharers_hold_the_gate_together(tmp_path: Path) -> None:
     first, second = HostGate(tmp_path), HostGate(tmp_path)
+    held = 0
     with first.shared(), second.shared():
-        pass
+        held = 2
+    assert held == 2
 
 
 @pytest.mark.parametrize("kind", ["shared", "exclusive"])

@@ -99,7 +99,10 @@ def test_recalibration_without_running_statistics_touches_no_data(norm: nn.Modul
         def batches(self, *args: Any, **options: Any) -> Iterator[Any]:
             raise AssertionError("data were read")
 
-    recalibrate(nn.Sequential(norm, nn.Linear(4, 2)), Forbidden(network(), blobs_task().data), limit=8, seed=0)
+    model = nn.Sequential(norm, nn.Linear(4, 2))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    recalibrate(model, Forbidden(network(), blobs_task().data), limit=8, seed=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_recalibration_without_data_is_refused() -> None:

@@ -25,7 +25,7 @@ FALLBACK_NETS = ("resnet20", "densenet", "vgg", "groupnorm", "data_dependent")
 EXACT_NETS = ("resnet20", "resnet20_pad", "resnext50", "mobilenetv2", "chunk_se", "vgg", "textcnn", "mlp")
 
 
-def sliced_like_torch_pruning(name: str, groups: ModelGroups, seed: int) -> None:
+def assert_sliced_like_torch_pruning(name: str, groups: ModelGroups, seed: int) -> None:
     model, inputs = built(name)
     alive = random_alive(groups, np.random.default_rng(seed))
     expected = torch_pruning_oracle.prune(model, inputs, groups, alive)
@@ -39,12 +39,12 @@ def sliced_like_torch_pruning(name: str, groups: ModelGroups, seed: int) -> None
 
 @pytest.mark.parametrize(("name", "seed"), [*((name, 0) for name in ORACLE_NETS), ("resnet20", 1), ("vgg", 1)])
 def test_sliced_model_equals_copy_retrace_and_prune_by_torch_pruning(name: str, seed: int) -> None:
-    sliced_like_torch_pruning(name, traced(name), seed)
+    assert_sliced_like_torch_pruning(name, traced(name), seed)
 
 
 @pytest.mark.parametrize("name", FALLBACK_NETS)
 def test_sliced_model_of_the_fall_back_equals_torch_pruning(name: str) -> None:
-    sliced_like_torch_pruning(name, traced_by_torch_pruning(name), seed=2)
+    assert_sliced_like_torch_pruning(name, traced_by_torch_pruning(name), seed=2)
 
 
 @pytest.mark.parametrize("name", EXACT_NETS)
