@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
-BENCHMARKS := $(filter-out benchmarks.__init__ benchmarks.common,$(patsubst benchmarks/%.py,benchmarks.%,$(wildcard benchmarks/*.py)))
+BENCHMARKS := $(filter-out benchmarks.__init__ benchmarks.common benchmarks.readme,$(patsubst benchmarks/%.py,benchmarks.%,$(wildcard benchmarks/*.py)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
@@ -44,6 +44,7 @@ lint: venv ## Style and types only
 
 bench: venv ## Comparisons with peers; writes results/benchmarks
 	@set -e; for module in $(BENCHMARKS); do echo "== $$module"; $(BIN)/python -m $$module; done
+	$(BIN)/python -m benchmarks.readme
 
 clean: ## Remove .venv and caches; results stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist
