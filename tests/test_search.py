@@ -20,7 +20,15 @@ import torch
 
 import autoprune
 from autoprune.config import LoadedConfig, load_config
-from autoprune.errors import AutopruneError, CandidateError, ConfigError, GroupError, OutputError, TaskError
+from autoprune.errors import (
+    AutopruneError,
+    CandidateError,
+    ConfigError,
+    GroupError,
+    OutputError,
+    TaskError,
+    UnmetConstraintError,
+)
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument, Member, read_front
 from autoprune.search import SilentCallback, read_status, run
@@ -308,6 +316,38 @@ def test_constraints_mark_and_select_members(finished: tuple[Path, FrontDocument
     assert all(m.feasible for m in constrained.members)
     assert all(_ms(constrained, m) <= limit for m in constrained.members)
     assert constrained.constraints[0].satisfied_by == tuple(m.id for m in constrained.members)
+
+
+def test_constraint_that_no_model_meets_ends_with_the_front_and_exit_4(tmp_path: Path) -> None:
+    overrides = [
+        "search.budget.evaluations=2",
+        "recovery.finalists=1",
+        "recovery.short_steps=0",
+        "recovery.full_steps=0",
+    ]
+    with pytest.raises(UnmetConstraintError, match="No model satisfies accuracy>=1") as raised:
+        run(load(tmp_path, *overrides, "constraints.require=['accuracy>=1']", sampler="uniform"))
+    assert raised.value.exit_code == 4
+    front = read_front(run_dir(tmp_path))
+    assert front.members
+    assert not any(m.feasible for m in front.members)
+
+
+def test_dashboard_opens_the_study(finished: tuple[Path, FrontDocument, Watcher]) -> None:
+    from wsgiref.util import setup_testing_defaults
+
+    from optuna_dashboard import wsgi
+
+    folder, _, _ = finished
+    storage = optuna.storages.RDBStorage(f"sqlite:///{run_dir(folder) / 'study.db'}")
+    environ = {"PATH_INFO": "/api/studies"}
+    setup_testing_defaults(environ)
+    status: list[str] = []
+    body = b"".join(wsgi(storage)(environ, lambda code, *_: status.append(code)))
+    storage.remove_session()
+    storage.engine.dispose()
+    assert status[0].startswith("200")
+    assert [s["study_name"] for s in json.loads(body)["study_summaries"]] == ["tiny"]
 
 
 def test_three_objectives_make_a_front(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.config import LoadedConfig, RunConfig, config_digest, load_config
-from autoprune.errors import CandidateError, ConfigError, PartialResultError, TaskError
+from autoprune.errors import CandidateError, ConfigError, PartialResultError, TaskError, UnmetConstraintError
 from autoprune.evaluation.types import Evaluation
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, RecordStore, RunLock
@@ -121,6 +121,7 @@ def run(
     Raises:
         AutopruneError: Nothing is written when configuration, task, model or data are unusable.
         PartialResultError: The front is written, but members failed to be emitted.
+        UnmetConstraintError: The front is written, but none of its models satisfies the constraints.
     """
     directory = run_directory_of(loaded)
     directory.check()
@@ -268,6 +269,12 @@ class _Run:
                 f"{len(failures)} of {len(failures) + len(front.members)} front members could not be emitted: "
                 f"{'; '.join(failures)}",
                 hint=f"The others are complete in {self.directory.path}.",
+            )
+        if front.members and not any(m.feasible for m in front.members):
+            demands = ", ".join(c.expression for c in front.constraints)
+            raise UnmetConstraintError(
+                f"No model satisfies {demands}; the front in {self.directory.path} shows how near they come.",
+                hint="Relax the constraints, or give the search a larger budget.",
             )
         return front
 
