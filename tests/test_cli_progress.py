@@ -82,7 +82,7 @@ def test_a_failed_candidate_is_told_with_its_reason(capsys: pytest.CaptureFixtur
     watcher.on_candidate_end(
         record(1, state="failed", failure={"reason": "nonfinite", "stage": "recover", "message": "x"}), at(1)
     )
-    assert "candidate c1 failed: nonfinite (recover)" in capsys.readouterr().err
+    assert "candidate c1 failed (nonfinite, recover): x" in capsys.readouterr().err
 
 
 def test_the_live_table_shows_the_front_so_far() -> None:

@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 
 from autoprune.cli.app import app
 from autoprune.report import FrontDocument
+from autoprune.storage import write_directory
 
 DIGEST = "0" * 64
 
@@ -79,8 +80,7 @@ def run(tmp_path: Path) -> Path:
     }
     directory = tmp_path / "results" / "digits"
     for ident in ("a", "b"):
-        (directory / "front" / ident).mkdir(parents=True)
-        (directory / "front" / ident / "policy.json").write_text(ident)
+        write_directory(directory / "front" / ident, {"policy.json": ident.encode()})
     (directory / "config.yaml").write_text("name: digits\ntask: a.py:b\n")
     (directory / "front.json").write_bytes(FrontDocument.model_validate(document).to_bytes())
     return directory
@@ -142,6 +142,12 @@ def test_pick_copies_once_and_never_over_something(run: Path, tmp_path: Path) ->
     assert call("pick", run, "--to", tmp_path / "file").exit_code == 73
     (tmp_path / "empty").mkdir()
     assert call("pick", run, "--to", tmp_path / "empty").exit_code == 0
+
+
+def test_pick_refuses_an_altered_model(run: Path, tmp_path: Path) -> None:
+    (run / "front" / "a" / "policy.json").write_text("x")
+    assert call("pick", run, "--to", tmp_path / "model").exit_code == 1
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("trap", ["link inside", "link to outside", "missing"])

@@ -191,6 +191,17 @@ def test_an_emitted_file_stands_alone_with_any_batch(by_template: bool) -> None:
         assert parity(outputs(model, images(batch)), session.run(images(batch))) <= PARITY_TOLERANCE
 
 
+def test_outputs_of_a_dictionary_keep_their_names() -> None:
+    class Named(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"aux": x.mean((2, 3)), "logits": x.amax((2, 3))}
+
+    graph = onnx.load_from_string(emit_onnx(Named(), images(2))).graph
+    assert [output.name for output in graph.output] == ["aux", "logits"]
+    single = onnx.load_from_string(emit_onnx(nn.Conv2d(3, 4, 1), images(2))).graph
+    assert [output.name for output in single.output] == ["output"]
+
+
 def test_a_model_bound_to_its_batch_is_exported_for_that_batch() -> None:
     class Bound(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -185,6 +185,33 @@ def test_second_call_ends_at_once_with_the_same_front(finished: tuple[Path, Fron
     assert len(read_events(run_dir(folder) / EVENTS_FILE)) == events
 
 
+def test_missing_member_or_broken_front_is_made_again(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "search.budget.evaluations=3", "recovery.finalists=2")
+    front = run(loaded).front
+    before = {r.id: r.created for r in RecordStore(run_dir(tmp_path)).load_all()}
+    member = run_dir(tmp_path) / str(front.members[0].directory)
+    (member / "model.onnx").write_bytes(b"altered")
+    again = run(loaded).front
+    assert {m.id for m in again.members} <= set(before)
+    assert all(autoprune.verify(run_dir(tmp_path) / str(m.directory)).ok for m in again.members)
+    (run_dir(tmp_path) / "front.json").write_text('{"a":')
+    assert read_front(run_dir(tmp_path) if run(loaded) else tmp_path).members
+    assert {r.id: r.created for r in RecordStore(run_dir(tmp_path)).load_all()} == before
+
+
+def test_model_that_cannot_be_exported_still_gives_a_front(tmp_path: Path) -> None:
+    overrides = ["search.budget.evaluations=2", "recovery.finalists=2", "task_args.fail=branch"]
+    with pytest.raises(TaskError, match="cannot be exported") as raised:
+        run(load(tmp_path, *overrides))
+    assert "torch-eager" in raised.value.hint
+    assert not (tmp_path / "results").exists()
+    eager = "latency.targets=[torch-eager-fp32-b4-t1]"
+    front = run(load(tmp_path, *overrides, eager, "objectives=[accuracy, parameters]")).front
+    member = front.members[0]
+    assert {w.code for w in member.warnings} >= {"no_onnx", "no_pt2"}
+    assert autoprune.verify(run_dir(tmp_path) / str(member.directory)).ok
+
+
 def test_larger_budget_continues_and_changed_settings_are_refused(tmp_path: Path) -> None:
     small = load(tmp_path, "search.budget.evaluations=3", "recovery.finalists=2")
     run(small)
@@ -222,14 +249,15 @@ def test_killed_run_continues_without_losing_or_repeating_a_candidate(tmp_path: 
     assert front.members
 
 
-@pytest.mark.parametrize(("fail", "reason"), [("raise", "error"), ("diverge", "diverged")])
+@pytest.mark.parametrize(("fail", "reason"), [("raise", "error"), ("exit", "error"), ("diverge", "diverged")])
 def test_candidates_that_all_fail_are_recorded_with_their_reason(tmp_path: Path, fail: str, reason: str) -> None:
     overrides = ["search.budget.evaluations=2", f"task_args.fail={fail}"]
     with pytest.raises(CandidateError, match="None of 2 candidates"):
         run(load(tmp_path, *overrides))
     failed = [r for r in RecordStore(run_dir(tmp_path)).load_all() if r.state == "failed"]
     assert [(r.failure or {})["reason"] for r in failed] == [reason, reason]
-    assert all((r.failure or {})["stage"] in {"prune", "recover"} for r in failed)
+    assert {(r.failure or {})["stage"] for r in failed} == {"recover"}
+    assert fail == "diverge" or all("(tiny.py:" in (r.failure or {})["message"] for r in failed)
     assert read_status(run_dir(tmp_path)).failed == {reason: 2}
 
 
@@ -282,6 +310,8 @@ def test_unreachable_latency_is_refused_before_anything_is_written(tmp_path: Pat
         ("objectives=[accuracy, latency]", ConfigError, "latency_ms"),
         ("space=chanels", AutopruneError, "channels"),
         ("constraints.require=['f1>=0.9']", ConfigError, "f1"),
+        ("output=/proc/nowhere", OutputError, "/proc"),
+        (f"output={'a' * 300}", OutputError, "aaa"),
     ],
 )
 def test_bad_input_is_refused_with_one_clear_message(
@@ -290,7 +320,7 @@ def test_bad_input_is_refused_with_one_clear_message(
     with pytest.raises(kind) as raised:
         run(load(tmp_path, override.format(tests=TESTS)))
     assert message in f"{raised.value} {raised.value.hint}"
-    assert raised.value.exit_code == 2
+    assert raised.value.exit_code == (73 if kind is OutputError else 2)
     assert not (tmp_path / "results").exists()
 
 

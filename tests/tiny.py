@@ -38,6 +38,19 @@ class TinyNet(nn.Module):
         return self.fc(F.relu(self.wide_norm(self.wide(x))).mean((2, 3)))
 
 
+class Branching(nn.Module):
+    """Cannot be exported: what it does depends on the pixels."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.mean() > 100.0:
+            x = x / 255.0
+        return self.net(x)
+
+
 class TinyTask(ClassificationTask):
     """Misbehaves on request: `fail` names how candidates (never the dense model) go wrong."""
 
@@ -48,13 +61,15 @@ class TinyTask(ClassificationTask):
     def recover(self, model: nn.Module, ctx: RecoverContext) -> None:
         if self.fail == "raise":
             raise RuntimeError("the training loop of the user failed")
+        if self.fail == "exit":
+            raise SystemExit(3)
         if self.fail == "diverge":
             raise CandidateError("the loss is nan", reason="diverged", stage="recover")
         super().recover(model, ctx)
 
 
 def make_task(fail: str = "") -> TinyTask:
-    """Return the task; `fail` is "", "raise" or "diverge"."""
+    """Return the task; `fail` is "", "raise", "exit", "diverge", or "branch" for a model with data-dependent Python."""
     digits = load_digits()
     x = torch.tensor(digits.images[: RECIPE["rows"], None] / 16.0, dtype=torch.float32)
     data = LabelledArrays(x, digits.target[: RECIPE["rows"]], unit="image")
@@ -74,4 +89,6 @@ def make_task(fail: str = "") -> TinyTask:
         untrained.recover(model, context)
 
     model = trained_once(TinyNet, train, name="tiny", recipe=RECIPE)
+    if fail == "branch":
+        model = Branching(model)
     return TinyTask(model, data, name="tiny", fail=fail)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import onnx
@@ -38,6 +39,19 @@ class Format:
 
 
 FORMATS: Registry[Format] = Registry("export format", group="autoprune.exporters")
+
+
+def export_bytes(name: str, model: nn.Module, example: Inputs) -> bytes:
+    """Return a model exported to a format by name.
+
+    Raises:
+        CandidateError: The model cannot be exported.
+    """
+    form = FORMATS[name]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / form.file
+        form.write(model, example, path)
+        return path.read_bytes()
 
 
 def write_onnx(model: nn.Module, example: Inputs, path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoprune.errors import ArtifactError, OutputError
 from autoprune.report.document import Member
+from autoprune.storage import verify_directory
 
 
 def copy_member(run: Path, member: Member, target: Path | None) -> Path:
@@ -24,6 +25,9 @@ def copy_member(run: Path, member: Member, target: Path | None) -> Path:
     if target is None:
         return source
     _refuse_foreign(run, source)
+    problems = verify_directory(source)
+    if problems:
+        raise ArtifactError(f"{source} is no intact model: {'; '.join(problems)}.", hint="Run the search again.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise OutputError(f"{target} exists already and is not empty.", hint="Give another --to.")
     try:

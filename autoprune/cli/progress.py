@@ -52,11 +52,14 @@ class LineProgress(SilentCallback):
     def on_search_start(self, info: RunInfo) -> None:
         """Write what is about to happen."""
         note(headline(info))
+        for warning in info.warnings:
+            note(f"warning: {warning}")
 
     def on_candidate_end(self, record: CandidateRecord, progress: Progress) -> None:
         """Write a line if the last one is a while ago."""
         if record.failure is not None:
-            note(f"candidate {record.id} failed: {record.failure['reason']} ({record.failure['stage']})")
+            failure = record.failure
+            note(f"candidate {record.id} failed ({failure['reason']}, {failure['stage']}): {failure['message']}")
         now = self._clock()
         if now - self._last >= self._every_s or progress.done == progress.total:
             self._last = now
@@ -64,7 +67,7 @@ class LineProgress(SilentCallback):
 
     def on_search_end(self, front: FrontDocument) -> None:
         """Write how many models the front has."""
-        note(f"front: {len(front.members)} models")
+        note(f"front: {len(front.members)} model{'' if len(front.members) == 1 else 's'}")
 
 
 class LiveProgress(SilentCallback):
@@ -82,7 +85,7 @@ class LiveProgress(SilentCallback):
         """Show what is about to happen."""
         from rich.text import Text
 
-        self._title = headline(info)
+        self._title = "\n".join([headline(info), *(f"warning: {text}" for text in info.warnings)])
         self._update(Text(self._title))
 
     def on_candidate_end(self, record: CandidateRecord, progress: Progress) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import CandidateError, ConfigError, TaskError
+from autoprune.errors import AutopruneError, CandidateError, ConfigError, TaskError
+from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import RecoverContext, Task
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -58,12 +59,18 @@ def fine_tune(model: nn.Module, task: Task, ctx: RecoverContext) -> None:
     torch's global random state, which dropout draws from, is seeded by `ctx.seed` inside and restored after.
 
     Raises:
-        CandidateError: A weight is not finite afterwards.
+        CandidateError: The loop raises (stage `recover`, with the place in the user's code), or a weight is not finite
+            afterwards.
     """
     devices = [ctx.device] if ctx.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(ctx.seed)
-        task.recover(model, ctx)
+        try:
+            task.recover(model, ctx)
+        except (AutopruneError, MemoryError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise CandidateError(describe(error), reason="error", stage="recover") from error
     model.cpu().eval()
     _demand_finite(model, "A weight", reason="diverged")
 

@@ -91,6 +91,10 @@ class RecordStore:
         with storage_errors(path / name):
             return read_regular(path / name, limit=FILE_LIMIT)
 
+    def discard(self, candidate: str) -> None:
+        """Put a record aside, in the quarantine, so that its candidate can be evaluated anew."""
+        self._quarantine(self.path(candidate), ["discarded to be evaluated again"], level=logging.INFO)
+
     def _read(self, path: Path) -> CandidateRecord | None:
         """Return the record in `path`, or quarantine the directory."""
         try:
@@ -105,10 +109,10 @@ class RecordStore:
         self._quarantine(path, problems)
         return None
 
-    def _quarantine(self, path: Path, problems: list[str]) -> None:
+    def _quarantine(self, path: Path, problems: list[str], *, level: int = logging.WARNING) -> None:
         shelf = self.directory / QUARANTINE
         with storage_errors(path):
             shelf.mkdir(exist_ok=True)
             number = sum(1 for p in shelf.iterdir() if p.name.rpartition(".")[0] == path.name)
             path.rename(shelf / f"{path.name}.{number}")
-        _log.warning("Candidate %s is corrupt and was moved to %s: %s", path.name, shelf, "; ".join(problems))
+        _log.log(level, "Candidate %s was moved to %s: %s", path.name, shelf, "; ".join(problems))

@@ -38,6 +38,11 @@ def pick(
     if max_drop is not None:
         demands.append(Requirement("drop", "<=", max_drop))
     feasible = [(member, _values(front, member)) for member in front.members if member.feasible]
+    if not front.members:
+        raise UnmetConstraintError(
+            f"The front of {front.run!r} is empty: no finalist was better than the dense model.",
+            hint="Search again with a larger budget under another --name.",
+        )
     if not feasible:
         raise UnmetConstraintError(
             f"None of the {len(front.members)} models of {front.run!r} satisfies the run's own constraints.",

@@ -118,6 +118,7 @@ def _trace(model: nn.Module, example: Inputs, *, optimize: bool, dynamic: bool) 
                 dynamo=True,
                 optimize=optimize,
                 verbose=False,
+                output_names=_output_names(model, example),
                 dynamic_shapes=_dynamic_shapes(model, example) if dynamic else None,
             )
     except Exception as error:
@@ -126,6 +127,26 @@ def _trace(model: nn.Module, example: Inputs, *, optimize: bool, dynamic: bool) 
     if program is None:
         raise CandidateError("The exporter returned no ONNX program.", reason="error", stage="export")
     return _without_source_paths(program.model_proto)
+
+
+def _output_names(model: nn.Module, example: Inputs) -> list[str] | None:
+    """Return a name a tensor of the output: its key in a dictionary, else output, output_1, ...
+
+    None, which leaves the exporter's own names, where the output holds something else than tensors or the model does
+    not run outside the exporter.
+    """
+    try:
+        paths, _ = pytree.tree_flatten_with_path(reference_outputs(model, example))
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return None
+    names: list[str] = []
+    for path, leaf in paths:
+        if not isinstance(leaf, Tensor):
+            return None
+        keys = [str(getattr(part, "key", getattr(part, "name", getattr(part, "idx", "")))) for part in path]
+        name = "_".join(keys) if keys and not keys[0].isdigit() else "_".join(["output", *keys])
+        names.append(name if name not in {*names, *example.kwargs} else f"{name}_{len(names)}")
+    return names
 
 
 def _root_cause(error: BaseException) -> str:
@@ -162,12 +183,13 @@ def _without_source_paths(graph: onnx.ModelProto) -> onnx.ModelProto:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence torch's exporter: deprecations of its own, notes on an absent torchvision, dumps of failed graphs."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    levels = {logging.getLogger(name): logging.getLogger(name).level for name in ("torch", "onnxscript")}
+    for logger in levels:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in levels.items():
+            logger.setLevel(level)

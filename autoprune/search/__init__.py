@@ -2,7 +2,8 @@
 
 from autoprune.search.callbacks import Callback, Progress, RunInfo, SilentCallback
 from autoprune.search.check import CheckReport, check
-from autoprune.search.run import SearchResult, run, run_search
+from autoprune.search.result import SearchResult
+from autoprune.search.run import run, run_search
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.status import RunStatus, read_status
 

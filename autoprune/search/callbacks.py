@@ -23,6 +23,7 @@ class RunInfo:
         evaluations: Candidates that the search may evaluate.
         resumed: Candidates that an earlier call has finished.
         baseline: The dense model's value of each objective.
+        warnings: What a user should know before the time is spent.
     """
 
     name: str
@@ -31,6 +32,7 @@ class RunInfo:
     evaluations: int
     resumed: int
     baseline: Mapping[str, float]
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -91,6 +91,7 @@ def check(loaded: LoadedConfig) -> CheckReport:
     run_directory_of(loaded).check()
     reference, task, warnings = load_checked_task(loaded)
     bench = Workbench(setup_of(loaded, reference), task)
+    bench.require_dense()
     dense = bench.evaluate(bench.model, seed=0, rounds=bench.config.latency.rounds, seconds={})
     floor = measure_floor(bench)
     constraints = constraints_of(bench.config, bench.task, dense.quality["val"][bench.task.metrics[0].name].value)

@@ -45,17 +45,29 @@ class RunDirectory:
         Raises:
             OutputError: It is a file, it is not writable, or it holds files that are no run's.
         """
-        for folder in (self.path, *self.path.parents):
-            if folder.is_dir():
-                if not os.access(folder, os.W_OK | os.X_OK):
-                    raise OutputError(f"{folder} is not writable.", hint="Choose another --set output=DIR.")
-                break
-            if folder.exists():
-                raise OutputError(f"{folder} is a file, not a directory.", hint="Choose another --set output=DIR.")
+        try:
+            nearest = next(f for f in (self.path, *self.path.parents) if f.exists())
+        except OSError as error:
+            raise _no_output(self.path, str(error.strerror)) from error
+        if not nearest.is_dir():
+            raise _no_output(nearest, "it is a file, not a directory")
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise _no_output(nearest, "it is not writable")
         if self.path.is_dir() and not self.started and any(p.name != "run.lock" for p in self.path.iterdir()):
             raise OutputError(
                 f"{self.path} holds files that belong to no run of autoprune.", hint="Choose another --name."
             )
+
+    def create(self) -> None:
+        """Make the directory where it is missing.
+
+        Raises:
+            OutputError: It cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _no_output(self.path, str(error.strerror)) from error
 
     def prepare(self, config: RunConfig, about: Mapping[str, Any], *, accept_changes: bool) -> None:
         """Create the directory, or check that what it holds may be continued by this configuration.
@@ -71,10 +83,6 @@ class RunDirectory:
         """
         if self.started and not accept_changes:
             self._refuse_changes(config, about["identity"])
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"{self.path} cannot be created: {error.strerror}.") from error
         write_file(self.path / CONFIG_FILE, dump_config(config).encode())
         write_file(self.path / ENVIRONMENT_FILE, json.dumps(environment() | dict(about), indent=2).encode())
 
@@ -97,6 +105,10 @@ class RunDirectory:
                 hint="Choose another --name, or continue it all the same with --accept-changes.",
                 problems=changed,
             )
+
+
+def _no_output(path: Path, why: str) -> OutputError:
+    return OutputError(f"{path} cannot hold a run: {why}.", hint="Choose another --set output=DIR.")
 
 
 class EventLog:
@@ -148,6 +160,12 @@ def read_events(path: Path) -> list[dict[str, Any]]:
             if isinstance(event, dict):
                 found.append(event)
     return found
+
+
+def ended_well(path: Path) -> bool:
+    """Tell whether the last call that an event log tells of wrote its front and lost no member."""
+    events = read_events(path)
+    return bool(events) and events[-1].get("event") == "finished" and not events[-1].get("failures")
 
 
 def total_times(path: Path) -> tuple[float, float]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from autoprune.artifacts import CardFacts, render_card, save_member
+from autoprune.artifacts import FORMATS, CardFacts, export_bytes, render_card, save_member
 from autoprune.artifacts import Member as Artifact
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, CandidateError
 from autoprune.evaluation import compare, intervals, predictor_of, score
 from autoprune.evaluation.types import Cost, Interval, Latency
-from autoprune.policy import Policy
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
     Change,
@@ -28,6 +27,7 @@ from autoprune.report.document import (
     Provenance,
     Quality,
     TargetInfo,
+    Warned,
 )
 from autoprune.report.document import Objective as ObjectiveInfo
 from autoprune.report.writers import write_front
@@ -87,6 +87,9 @@ def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[Fron
     dense = deploy_all(bench, bench.model)
     measured, failures = measure_finalists(bench, dense, finalists, emission.constraints)
     front = choose_front(bench, measured, emission.dense.values)
+    for one in measured:
+        if one not in front:
+            emission.events.add("not_on_front", id=one.record.id, values=dict(one.values))
     scorer = Scorer(emission, dense)
     members: list[tuple[Measured, Member]] = []
     for rank, chosen in enumerate(front, start=1):
@@ -126,7 +129,7 @@ class Scorer:
                 val = intervals(self.bench.task, score(self.bench.task, session, "val"), seed=0)
             deployments[target.name] = Deployment(
                 quality=Quality(val=_estimates(val), test=_estimates(intervals(self.bench.task, test, seed=0))),
-                latency=_latency(latency, self._reference_ms(target.name)),
+                latency=_latency(latency, latency),
             )
         return Member(
             id=record.id,
@@ -145,6 +148,7 @@ class Scorer:
             AutopruneError: An export or a file failed.
         """
         record, policy = chosen.record, policy_of(chosen.record)
+        exported, missing = self._exports(chosen)
         deployments = {t.name: self._deployment(chosen, t.name) for t in self.bench.targets}
         speedup = chosen.evaluation.latency[self.bench.targets[0].name].speedup
         name = f"{speedup:.2f}x"
@@ -158,11 +162,11 @@ class Scorer:
             fidelity="full",
             feasible=chosen.feasible,
             deployments=deployments,
-            warnings=warnings_of(chosen, evaluation_of(self.emission.dense), self.bench.targets[0].name),
+            warnings=(*warnings_of(chosen, evaluation_of(self.emission.dense), self.bench.targets[0].name), *missing),
             **_sizes(chosen.evaluation.cost),
         )
         artifact = {t.name: ONNX_FILE if t.runtime == "onnxruntime" else WEIGHTS_FILE for t in self.bench.targets}
-        self._save(chosen, described, policy)
+        self._save(chosen, described, exported)
         manifest = read_manifest(self.emission.directory.path / str(described.directory))
         forms = {
             name: form.model_copy(update={"artifact": artifact[name], "sha256": manifest[artifact[name]].sha256})
@@ -170,8 +174,21 @@ class Scorer:
         }
         return described.model_copy(update={"deployments": forms})
 
-    def _save(self, chosen: Measured, described: Member, policy: Policy) -> None:
-        bench = self.bench
+    def _exports(self, chosen: Measured) -> tuple[dict[str, bytes], list[Warned]]:
+        """Return format -> file content, and a warning for each format that the model cannot be exported to."""
+        example = self.bench.task.example_inputs(batch_size=PROBE_BATCH)
+        exported = {} if chosen.deployed.onnx is None else {"onnx": chosen.deployed.onnx}
+        missing = []
+        for name in FORMATS:
+            if name not in exported:
+                try:
+                    exported[name] = export_bytes(name, chosen.deployed.model, example)
+                except CandidateError as error:
+                    missing.append(Warned(code=f"no_{name}", text=f"There is no {FORMATS[name].file}: {error}"))
+        return exported, missing
+
+    def _save(self, chosen: Measured, described: Member, exported: Mapping[str, bytes]) -> None:
+        bench, policy = self.bench, policy_of(chosen.record)
         facts = CardFacts(
             run=bench.config.name,
             task=bench.task.name,
@@ -188,7 +205,8 @@ class Scorer:
             architecture=chosen.architecture,
             metrics={"measured": facts.member, "predicted": {}},
             card=render_card(facts),
-            exported={"onnx": chosen.deployed.onnx},
+            formats=tuple(exported),
+            exported=exported,
         )
         save_member(self.emission.directory.path / str(described.directory), artifact)
 
@@ -202,17 +220,13 @@ class Scorer:
                 test=_estimates(intervals(task, test, seed=seed)),
             ),
             versus_dense={name: Change(**asdict(change)) for name, change in changes.items()},
-            latency=_latency(chosen.evaluation.latency[target], self._reference_ms(target)),
+            latency=_latency(chosen.evaluation.latency[target], evaluation_of(self.emission.dense).latency[target]),
         )
 
     def _test(self, session: Session, candidate: str) -> Evaluated:
         scored = self.access.evaluate_test(predictor_of(session, self.bench.task))
         self.emission.events.add("test_read", id=candidate)
         return scored
-
-    def _reference_ms(self, target: str) -> float:
-        """Return the dense model's latency that the run refers to."""
-        return evaluation_of(self.emission.dense).latency[target].ms
 
 
 def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], scorer: Scorer) -> FrontDocument:
@@ -271,18 +285,17 @@ def _target(bench: Workbench, target: Target) -> TargetInfo:
     )
 
 
-def _latency(latency: Latency, reference_ms: float) -> LatencyResult:
-    """Return a latency on the run's one scale: the dense reference divided by the measured speed-up."""
-    ms = reference_ms / latency.speedup
+def _latency(latency: Latency, reference: Latency) -> LatencyResult:
+    """Return a latency on the run's one scale: that of the dense reference divided by the measured speed-up."""
     return LatencyResult(
-        ms=ms,
-        low=reference_ms / latency.speedup_high,
-        high=reference_ms / latency.speedup_low,
+        ms=reference.ms / latency.speedup,
+        low=reference.low / latency.speedup_high,
+        high=reference.high / latency.speedup_low,
         samples=latency.samples,
         speedup=latency.speedup,
         speedup_low=latency.speedup_low,
         speedup_high=latency.speedup_high,
-        clean=latency.clean,
+        clean=latency.clean and reference.clean,
         polluted_share=latency.polluted_share,
     )
 

@@ -97,7 +97,7 @@ def violations_of(constraints: Constraints, record: CandidateRecord) -> dict[str
     evaluation: Mapping[str, Any] = record.evaluation or {}
     quality = {name: interval["value"] for name, interval in evaluation["quality"]["val"].items()}
     latency_ms = record.values.get("latency_ms", evaluation["latency"][constraints.target]["ms"])
-    return constraints.violations(quality, latency_ms)
+    return constraints.violations({**quality, **evaluation["cost"]}, latency_ms)
 
 
 def run_loop(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from safetensors.torch import load as load_tensors
 from torch import nn
@@ -34,12 +34,12 @@ class Deployed:
 
     Args:
         model: The torch module.
-        onnx: The bytes of its ONNX file.
+        onnx: The bytes of its ONNX file; None where no target needs it.
         sessions: Target -> the form that runs there.
     """
 
     model: nn.Module
-    onnx: bytes
+    onnx: bytes | None
     sessions: Mapping[str, Session]
 
 
@@ -82,12 +82,15 @@ class _Opened:
 
 
 def deploy_all(bench: Workbench, model: nn.Module) -> Deployed:
-    """Export a model as one ONNX file and open it, and the module itself, on the run's targets.
+    """Open a model on the run's targets, exported as one ONNX file where one of them needs it.
 
     Raises:
         CandidateError: The export fails or computes something else than the module.
     """
-    payload = emit_onnx(model, bench.task.example_inputs(batch_size=PARITY_BATCH), template=bench.template)
+    payload = None
+    if any(t.runtime == "onnxruntime" for t in bench.targets):
+        example = bench.task.example_inputs(batch_size=PARITY_BATCH)
+        payload = emit_onnx(model, example, template=bench.template)
     sessions = {t.name: _session(bench, model, payload, t) for t in bench.targets}
     return Deployed(model, payload, sessions)
 
@@ -152,8 +155,8 @@ def choose_front(bench: Workbench, measured: Sequence[Measured], dense: Mapping[
     return sorted(front, key=lambda m: minimised(bench.objectives, [m.values])[0].tolist())
 
 
-def _session(bench: Workbench, model: nn.Module, payload: bytes, target: Target) -> Session:
-    if target.runtime != "onnxruntime":
+def _session(bench: Workbench, model: nn.Module, payload: bytes | None, target: Target) -> Session:
+    if target.runtime != "onnxruntime" or payload is None:
         return open_session(model, target, bench.task.example_inputs(batch_size=target.batch))
     outputs = model(*bench.example.args, **bench.example.kwargs)
     return OnnxSession(payload, threads=target.threads, outputs=outputs)
@@ -165,7 +168,8 @@ def _measured(bench: Workbench, one: _Opened, latency: Mapping[str, Latency], co
     evaluation = Evaluation({"val": quality}, latency, evaluation_of(one.record).cost)
     values = values_of(bench.objectives, evaluation, bench.setup.dense_ms)
     latency_ms = values.get("latency_ms", latency[first].ms)
-    violations = constraints.violations({k: v.value for k, v in quality.items()}, latency_ms)
+    figures = {k: v.value for k, v in quality.items()} | asdict(evaluation.cost)
+    violations = constraints.violations(figures, latency_ms)
     return Measured(one.record, one.deployed, one.architecture, one.val, evaluation, values, violations)
 
 

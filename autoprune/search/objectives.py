@@ -119,16 +119,21 @@ class Constraints:
     dense: float
     target: str
 
-    def violations(self, quality: Mapping[str, float], latency_ms: float) -> dict[str, float]:
-        """Return expression -> by how much it is violated; <= 0 where it holds."""
+    def violations(self, figures: Mapping[str, float], latency_ms: float) -> dict[str, float]:
+        """Return expression -> by how much it is violated; <= 0 where it holds.
+
+        Args:
+            figures: Metrics on val and costs, by name.
+            latency_ms: Latency on the first target.
+        """
         out: dict[str, float] = {}
         if self.max_latency_ms is not None:
             out[f"latency_ms<={self.max_latency_ms:g}"] = latency_ms - self.max_latency_ms
         for requirement in self.require:
-            out[requirement.text] = requirement.violation(quality)
+            out[requirement.text] = requirement.violation({**figures, "latency_ms": latency_ms})
         if self.max_drop is not None:
             sign = 1.0 if self.metric.direction == "max" else -1.0
-            drop = sign * (self.dense - quality[self.metric.name])
+            drop = sign * (self.dense - figures[self.metric.name])
             out[f"drop({self.metric.name})<={self.max_drop:g}"] = drop - self.max_drop
         return out
 
@@ -137,15 +142,15 @@ def constraints_of(config: RunConfig, task: Task, dense: float) -> Constraints:
     """Return the run's constraints, given the dense model's value of the first metric.
 
     Raises:
-        ConfigError: A requirement cannot be read or names no metric of the task.
+        ConfigError: A requirement cannot be read, or names neither a metric of the task nor a cost.
     """
-    known = [m.name for m in task.metrics]
+    known = [*(m.name for m in task.metrics), *COSTS]
     require = tuple(parse_requirement(text) for text in config.constraints.require)
     for requirement in require:
         if requirement.metric not in known:
             raise ConfigError(
-                f"constraints.require: {requirement.text!r} names no metric of the task.",
-                hint=f"Metrics: {', '.join(known)}.",
+                f"constraints.require: {requirement.text!r} names no metric of the task and no cost.",
+                hint=f"Known: {', '.join(known)}.",
             )
     limits = config.constraints
     target = config.latency.targets[0]

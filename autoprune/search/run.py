@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from autoprune.config import LoadedConfig, RunConfig, config_digest, load_config
-from autoprune.errors import CandidateError, ConfigError, PartialResultError, TaskError, UnmetConstraintError
+from autoprune.errors import (
+    CandidateError,
+    ConfigError,
+    PartialResultError,
+    TaskError,
+)
 from autoprune.evaluation.types import Evaluation
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, RecordStore, RunLock
-from autoprune.report.document import FrontDocument, Member, read_front
-from autoprune.report.pick import pick
+from autoprune.report.document import FrontDocument
 from autoprune.search.callbacks import Callback, Progress, RunInfo, Stage
 from autoprune.search.check import (
     load_checked_task,
@@ -22,54 +26,21 @@ from autoprune.search.check import (
     run_directory_of,
     setup_of,
 )
-from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory, total_times
+from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, total_times
 from autoprune.search.emit import Emission, emit
 from autoprune.search.executors.base import Executor, Job
 from autoprune.search.executors.local import make_executor
 from autoprune.search.finalists import choose_finalists, front_so_far
 from autoprune.search.loop import Searcher, directions_of, policy_of, run_loop
 from autoprune.search.objectives import Constraints, constraints_of
+from autoprune.search.result import SearchResult, finished_front, satisfied
 from autoprune.search.study import StudyIndex
 from autoprune.search.workbench import Workbench, evaluation_of
 from autoprune.tasks import TaskRef, check_task
 from autoprune.tasks.protocol import Task
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 DENSE = Policy({})
 STUDY_FILE = "study.db"
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """A finished run.
-
-    Args:
-        directory: Where everything lies.
-        front: What `front.json` holds.
-    """
-
-    directory: Path
-    front: FrontDocument
-
-    def pick(
-        self, *, max_latency_ms: float | None = None, require: Sequence[str] = (), max_drop: float | None = None
-    ) -> Member:
-        """Return the best member that satisfies every demand; members' directories are relative to `directory`.
-
-        Raises:
-            UnmetConstraintError: None does.
-        """
-        return pick(self.front, max_latency_ms=max_latency_ms, require=require, max_drop=max_drop)
-
-    def to_frame(self) -> pd.DataFrame:
-        """Return one row a member as a pandas table."""
-        import pandas as pd
-
-        from autoprune.report.writers import member_rows
-
-        return pd.DataFrame(member_rows(self.front))
 
 
 def run_search(
@@ -125,28 +96,41 @@ def run(
     """
     directory = run_directory_of(loaded)
     directory.check()
-    finished = _finished(loaded, directory) if task is None else None
+    finished = finished_front(loaded, directory) if task is None else None
     if finished is not None:
-        return SearchResult(directory.path, finished)
+        return satisfied(SearchResult(directory.path, finished))
+    if directory.started:
+        with RunLock(directory.path):  # a run that is locked is refused before its model is loaded
+            pass
+    given = task
     reference, task, warnings = _task_of(loaded, task)
     bench = Workbench(setup_of(loaded, reference), task)
+    notes = (*warnings, *bench.groups.notes)
     about = {
         "identity": {"task_sha256": reference.sha256, "data_fingerprint": bench.task.fingerprint},
         "objectives": [asdict(o) for o in bench.objectives],
-        "warnings": [*warnings, *bench.groups.notes],
+        "warnings": list(notes),
     }
+    bench.require_dense()
     if not directory.started:
         _refuse_what_cannot_be(bench)
+    directory.create()
     with RunLock(directory.path):
+        finished = finished_front(loaded, directory) if given is None else None
+        if finished is not None:
+            return satisfied(SearchResult(directory.path, finished))
         directory.prepare(bench.config, about, accept_changes=accept_changes)
-        return _Run(bench, directory, callbacks).finish(about)
+        return satisfied(_Run(bench, directory, callbacks, notes).finish(about))
 
 
 class _Run:
     """One call of a run: the driver's state."""
 
-    def __init__(self, bench: Workbench, directory: RunDirectory, callbacks: Sequence[Callback]) -> None:
+    def __init__(
+        self, bench: Workbench, directory: RunDirectory, callbacks: Sequence[Callback], warnings: Sequence[str]
+    ) -> None:
         self.bench = bench
+        self.warnings = tuple(warnings)
         self.config = bench.config
         self.directory = directory
         self.callbacks = callbacks
@@ -182,6 +166,8 @@ class _Run:
         job = Job(0, DENSE, "full")
         record = self.records.get(job.id)
         if record is None or record.state != "complete":
+            if record is not None:
+                RecordStore(self.directory.path).discard(record.id)
             record = self.bench.run(job)
             self.records[record.id] = record
         if record.state != "complete":
@@ -202,6 +188,7 @@ class _Run:
             evaluations=budget.evaluations,
             resumed=len(records),
             baseline=self.records[Job(0, DENSE, "full").id].values,
+            warnings=self.warnings,
         )
         for callback in self.callbacks:
             callback.on_search_start(info)
@@ -261,7 +248,7 @@ class _Run:
             self.records[Job(0, DENSE, "full").id],
         )
         front, failures = emit(emission, finalists)
-        self.events.add("finished", members=len(front.members))
+        self.events.add("finished", members=len(front.members), failures=len(failures))
         for callback in self.callbacks:
             callback.on_search_end(front)
         if failures:
@@ -269,12 +256,6 @@ class _Run:
                 f"{len(failures)} of {len(failures) + len(front.members)} front members could not be emitted: "
                 f"{'; '.join(failures)}",
                 hint=f"The others are complete in {self.directory.path}.",
-            )
-        if front.members and not any(m.feasible for m in front.members):
-            demands = ", ".join(c.expression for c in front.constraints)
-            raise UnmetConstraintError(
-                f"No model satisfies {demands}; the front in {self.directory.path} shows how near they come.",
-                hint="Relax the constraints, or give the search a larger budget.",
             )
         return front
 
@@ -323,17 +304,6 @@ class _Run:
 def _loaded(config: RunConfig) -> LoadedConfig:
     here = Path.cwd()
     return LoadedConfig(config, here / "config.yaml", here, config.model_dump(mode="json"))
-
-
-def _finished(loaded: LoadedConfig, directory: RunDirectory) -> FrontDocument | None:
-    """Return the front of a run that has nothing left to do."""
-    path = directory.path / FRONT_FILE
-    if not path.is_file():
-        return None
-    front = read_front(path)
-    reference = TaskRef(loaded.config.task, loaded.config.task_args, loaded.base)
-    same = front.provenance.config_sha256 == config_digest(loaded.config)
-    return front if same and front.provenance.task_sha256 == reference.sha256 else None
 
 
 def _task_of(loaded: LoadedConfig, task: Task | None) -> tuple[TaskRef, Task, list[str]]:

@@ -18,7 +18,7 @@ from safetensors.torch import save as save_tensors
 from torch import nn
 
 from autoprune.config.model import RunConfig
-from autoprune.errors import CandidateError
+from autoprune.errors import CandidateError, TaskError
 from autoprune.evaluation import (
     HostGate,
     LatencySettings,
@@ -40,6 +40,7 @@ from autoprune.search.executors.base import Job
 from autoprune.search.objectives import Objective, objectives_of, values_of
 from autoprune.space import BoundSpace, load_space
 from autoprune.tasks import GuardedTask, TaskRef
+from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import Evaluated, Inputs, Task
 
 GATE_STEPS = 10
@@ -123,6 +124,20 @@ class Workbench:
             self._dense = Dense(sessions, scored, inputs)
         return self._dense
 
+    def require_dense(self) -> None:
+        """Deploy and score the dense model.
+
+        Raises:
+            TaskError: It does not run on a target, or its score is not finite.
+        """
+        try:
+            _ = self.dense
+        except CandidateError as error:
+            raise TaskError(
+                f"The dense model cannot be deployed and scored on {', '.join(self.config.latency.targets)}: {error}",
+                hint="Replace Python that depends on data (torch.where for an if), or take torch-eager targets only.",
+            ) from error
+
     def deploy(self, model: nn.Module, target: Target) -> Session:
         """Return a model as the target runs it, its outputs checked against the module's."""
         example = self.task.example_inputs(batch_size=target.batch)
@@ -202,9 +217,8 @@ class Workbench:
             files = _weights(pruned) if job.fidelity == "full" else {}
         except CandidateError as error:
             record = replace(record, failure=failure_of(error.reason, error.stage, str(error)))
-        except Exception as error:
-            stage = next(reversed(seconds), "prune")
-            record = replace(record, failure=failure_of("error", stage, f"{type(error).__name__}: {error}"))
+        except (Exception, SystemExit) as error:
+            record = replace(record, failure=failure_of("error", next(reversed(seconds), "prune"), describe(error)))
         record = replace(record, seconds=time.monotonic() - started)
         RecordStore(self.setup.directory).write(record, files)
         return record

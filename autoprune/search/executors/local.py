@@ -89,6 +89,9 @@ class ProcessPool:
 
     def close(self) -> None:
         """Stop the workers; jobs under way are abandoned."""
+        if not self._running:
+            self._pool.shutdown(wait=True)
+            return
         self._pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - self._others:
             process.terminate()
