@@ -161,7 +161,8 @@ def test_a_signal_ends_a_search_in_order(config: Path, sent: signal.Signals, cod
     mark = config.with_name("started")
     task = f"import pathlib, time\npathlib.Path({str(mark)!r}).touch()\ntime.sleep(120)\n"
     config.with_name("task.py").write_text(task)
-    command = [sys.executable, "-c", "from autoprune.cli import main; main()", "search", str(config)]
+    terminal = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # CI may start us ignoring it
+    command = [sys.executable, "-c", f"{terminal}; from autoprune.cli import main; main()", "search", str(config)]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=config.parent
     ) as child:
