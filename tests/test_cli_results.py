@@ -89,7 +89,11 @@ def run(tmp_path: Path) -> Path:
 
 def test_what_json_prints_satisfies_the_published_schema(run: Path) -> None:
     printed = json.loads(call("report", run, "--json").stdout)
-    jsonschema.validate(printed, json.loads(call("schema", "front").stdout))
+    schema = json.loads(call("schema", "front").stdout)
+    jsonschema.validate(printed, schema)
+    assert printed["run"] == "digits"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(printed | {"members": "none"}, schema)
 
 
 def test_pick_prints_the_best_member_and_where_it_lies(run: Path) -> None:
