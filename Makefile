@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
-BENCHMARKS := $(filter-out benchmarks.__init__ benchmarks.common benchmarks.readme,$(patsubst benchmarks/%.py,benchmarks.%,$(wildcard benchmarks/*.py)))
+PARTS := __init__ common readme search_tasks search_baselines search_runs
+BENCHMARKS := $(patsubst benchmarks/%.py,benchmarks.%,$(filter-out $(PARTS:%=benchmarks/%.py),$(wildcard benchmarks/*.py)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1

@@ -120,7 +120,8 @@ class Policy:
         return cls(data["sparsity"], Strategy.from_json(data.get("strategy", {})), data.get("overrides", {}))
 
 
-def candidate_seed(run_seed: int, digest: str) -> int:
-    """Return a candidate's seed in [0, 2**31): a function of run seed and policy alone, not of worker or order."""
-    mixed = hashlib.sha256(f"{run_seed}:{digest}".encode()).digest()
+def candidate_seed(run_seed: int, digest: str, repeat: int = 0) -> int:
+    """Return a candidate's seed in [0, 2**31): a function of run seed, policy and repeat, not of worker or order."""
+    text = f"{run_seed}:{digest}" + (f":{repeat}" if repeat else "")
+    mixed = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(mixed[:4], "big") >> 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -182,6 +182,17 @@ class BoundSpace:
     def smallest(self) -> Policy:
         """Return the policy with every group at its least width: the floor of cost."""
         return self.policy_of({LEVEL_PREFIX + g.name: len(self.widths[g.name]) - 1 for g in self.groups})
+
+    def for_proxy(self) -> BoundSpace:
+        """Return the space without what only training tells apart: BatchNorm is recalibrated, no weight is trained."""
+        rate = _middle(self.spec.strategy.learning_rate)
+        fixed = {
+            "recovery": ChoiceSpec(choices=("recalibrate",)),
+            "learning_rate": RangeSpec(low=rate, high=rate),
+            "recovery_steps": None,
+        }
+        strategy = self.spec.strategy.model_copy(update=fixed)
+        return replace(self, spec=self.spec.model_copy(update={"strategy": strategy}))
 
     def size_log10(self) -> float:
         """Return the decimal logarithm of the number of policies, counting a continuous range as one choice."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,106 @@ def latency_noise() -> str:
     return _with_origin(data, lines)
 
 
-TABLES = {"demo": demo, "materialise": materialise, "latency_noise": latency_noise}
+def search_quality() -> str:
+    """Return how many evaluations each sampler needs, and what it has found by then."""
+    data = _benchmark("search_quality")
+    told = data["summary"]
+    first = {name: part for name, part in told.items() if part["fidelity"] == "proxy"}
+    lines = ["Evaluations to the hypervolume of NSGA-II at 1,000: median (worst) over the seeds, – where never.", ""]
+    lines += _by_sampler(first, "evaluations", lambda part, s: _reached(part["evaluations_to_nsga2_1000"].get(s)))
+    lines += [
+        "",
+        "Hypervolume after 100 evaluations, mean ± standard deviation (at the end of shorter searches).",
+        "",
+    ]
+    lines += _by_sampler(first, "hypervolume", lambda part, s: _volume(part["hypervolume"].get(s), "100"))
+    lines += ["", "CPU seconds to the same hypervolume, evaluations and sampler: median (worst).", ""]
+    lines += _by_sampler(first, "CPU seconds", lambda part, s: _reached(part["cpu_seconds_to_nsga2_1000"].get(s)))
+    for name, part in told.items():
+        if part["fidelity"] == "short":
+            lines += ["", *_recovered(name, part)]
+    return _with_origin(data, lines)
+
+
+def predictor() -> str:
+    """Return how far predictions were right, by number of true evaluations."""
+    data = _benchmark("predictor")
+    lines = [
+        "| task | predictor | evaluations | Kendall tau | same-cost concordance | absolute error | 90% covers |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for task, by_model in data["summary"].items():
+        for model, by_count in by_model.items():
+            for count, row in by_count.items():
+                figures = [_number(row[key], ".2f") for key in ("kendall_tau", "same_cost_concordance")]
+                figures += [_number(row["mean_absolute_error"], ".3f"), _number(row["coverage_90"], ".0%")]
+                lines.append(f"| {task} | {model.replace('_', ' ')} | {count} | {' | '.join(figures)} |")
+    return _with_origin(data, lines)
+
+
+def overhead() -> str:
+    """Return what proposing and recording a candidate costs."""
+    data = _benchmark("overhead")
+    lines = [
+        "| sampler | records | propose, CPU ms | record and tell, CPU ms | both, wall ms | records' memory, MiB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for sampler, by_records in data["summary"]["candidate"].items():
+        for records, row in by_records.items():
+            figures = [_number(row[key], ".1f") for key in ("propose_cpu_ms", "record_cpu_ms", "wall_ms")]
+            memory = _number(row["peak_mib_of_the_records"], ".0f")
+            lines.append(f"| {sampler} | {int(records):,} | {' | '.join(figures)} | {memory} |")
+    return _with_origin(data, lines)
+
+
+TABLES = {
+    "demo": demo,
+    "materialise": materialise,
+    "latency_noise": latency_noise,
+}
 
 
 def filled(text: str) -> str:
     """Return the README with every marked section made anew."""
     return MARK.sub(lambda m: f"{m[1]}{TABLES[m['name']]().strip()}\n{m[3]}", text)
+
+
+def _by_sampler(told: Mapping[str, Any], unit: str, cell: Callable[[Any, str], str]) -> list[str]:
+    """Return a table with a row a sampler and a column a task."""
+    samplers = dict.fromkeys(s for part in told.values() for s in part["hypervolume"])
+    rows = [f"| {s.replace('_', ' ')} | {' | '.join(cell(p, s) for p in told.values())} |" for s in samplers]
+    return [f"| {unit} | {' | '.join(told)} |", f"| --- |{' ---: |' * len(told)}", *rows]
+
+
+def _recovered(name: str, part: Mapping[str, Any]) -> list[str]:
+    """Return the table of a task whose candidates are fine-tuned."""
+    key = next(k for k in part if k.startswith("evaluations_to_"))
+    counts = sorted({int(n) for row in part["hypervolume"].values() for n in row if n.isdigit()})
+    lines = [
+        f"{name}: an evaluation is a fine-tuning; the target is NSGA-II at {key.rpartition('_')[2]}; hypervolumes.",
+        "",
+        f"| sampler | fine-tunings: median (worst) | {' | '.join(f'at {n}' for n in counts)} |",
+        f"| --- | ---: |{' ---: |' * len(counts)}",
+    ]
+    for sampler, row in part["hypervolume"].items():
+        found = [f"{row[str(n)]['mean']:.3f}" if str(n) in row else "" for n in counts]
+        lines.append(f"| {sampler.replace('_', ' ')} | {_reached(part[key][sampler])} | {' | '.join(found)} |")
+    return lines
+
+
+def _reached(row: Mapping[str, Any] | None) -> str:
+    return "" if row is None else f"{_number(row['median'], '.0f')} ({_number(row['max'], '.0f')})"
+
+
+def _volume(row: Mapping[str, Any] | None, count: str) -> str:
+    if row is None:
+        return ""
+    found = row.get(count, row["final"])
+    return f"{found['mean']:.3f} ± {found['sd']:.3f}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else f"{value:{form}}"
 
 
 def _benchmark(name: str) -> dict[str, Any]:

@@ -9,6 +9,7 @@ The dense network: 174,970 parameters, test accuracy 99.6% (val 98.5%; one image
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -107,7 +108,19 @@ def train(model: nn.Module, data: LabelledArrays, recipe: Recipe) -> None:
     model.eval()
 
 
-def make_task(depth: int = 14, width: int = 16, epochs: int = 20, seed: int = 0) -> ClassificationTask:
+class DigitsTask(ClassificationTask):
+    """Classification of digits that also knows the smaller networks of the same family."""
+
+    def __init__(self, model: Callable[[], nn.Module], data: LabelledArrays, *, depth: int, width: int) -> None:
+        super().__init__(model, data, name="digits")
+        self.depth, self.width = depth, width
+
+    def sibling(self, share: float) -> nn.Module:
+        """Return an untrained network of the same depth with about `share` of the width, for comparison."""
+        return ResNet(self.depth, max(1, round(share * self.width)))
+
+
+def make_task(depth: int = 14, width: int = 16, epochs: int = 20, seed: int = 0) -> DigitsTask:
     """Return the task; the model is trained once a machine, then read from the cache."""
     data = load_data()
     recipe = Recipe(depth=depth, width=width, epochs=epochs, seed=seed)
@@ -120,7 +133,7 @@ def make_task(depth: int = 14, width: int = 16, epochs: int = 20, seed: int = 0)
             recipe=asdict(recipe) | {"data": data.fingerprint},
         )
 
-    return ClassificationTask(build, data, name="digits")
+    return DigitsTask(build, data, depth=depth, width=width)
 
 
 def main() -> None:

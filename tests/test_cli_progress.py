@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,28 @@ def test_a_failed_candidate_is_told_with_its_reason(capsys: pytest.CaptureFixtur
         record(1, state="failed", failure={"reason": "nonfinite", "stage": "recover", "message": "x"}), at(1)
     )
     assert "candidate c1 failed (nonfinite, recover): x" in capsys.readouterr().err
+
+
+def test_a_line_tells_what_the_predictor_is_worth_and_how_many_were_stopped(capsys: pytest.CaptureFixture[str]) -> None:
+    watcher = progress.LineProgress(every_s=0.0, clock=lambda: 0.0)
+    watcher.on_search_start(replace(INFO, proxy_evaluations=100, sampler="autoprune"))
+    watcher.on_candidate_end(record(1), at(7, stage="proxy", stopped=3, rank_correlation=0.816))
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("digits: 100 untrained, then 60 candidates, 10 done before; sampler autoprune;")
+    assert second.startswith(
+        "proxy 7/60, 3 stopped early, predictor's rank correlation 0.82, 1 min 05 s, about 9 s left"
+    )
+
+
+def test_the_live_table_names_the_best_picks() -> None:
+    drawn: list[Any] = []
+    watcher = progress.LiveProgress(drawn.append)
+    watcher.on_front_update(at(9, picks={"most_accurate": "c2", "fastest": "c1"}))
+    page = io.StringIO()
+    Console(file=page, width=200).print(drawn[-1])
+    rows = [line.split() for line in page.getvalue().splitlines()]
+    assert ["most", "accurate", "c2", "0.95", "2"] in rows
+    assert ["fastest", "c1", "0.9", "1"] in rows
 
 
 def test_the_live_table_shows_the_front_so_far() -> None:

@@ -32,6 +32,10 @@ REPORT = CheckReport(
     floor={TARGET: FLOOR},
     estimate_seconds=170.0,
     warnings=("the classes are unbalanced",),
+    bytes=712_000,
+    floor_parameters=2_345,
+    floor_macs=67_890,
+    floor_bytes=9_380,
 )
 STATUS = RunStatus(
     name="digits",
@@ -66,6 +70,9 @@ def test_check_shows_groups_protection_baseline_floor_and_estimate() -> None:
         "no: 25% disturbed",
         "10^12.3 policies",
         "about 2 min 50 s",
+        "2,345",
+        "67,890",
+        "9,380",
         "warning: the classes are unbalanced",
     ):
         assert shown in text
@@ -75,6 +82,17 @@ def test_status_shows_owner_counts_and_front() -> None:
     text = rendered(status_tables(STATUS))
     for shown in ("running by pid 321 on node", "20 short, 3 full of 60", "2 nonfinite", "c7", "0.91", "1 min 15 s"):
         assert shown in text
+
+
+def test_status_shows_the_stage_what_was_stopped_and_the_predictor() -> None:
+    text = rendered(
+        status_tables(
+            replace(STATUS, stage="search", stopped=5, controls=7, rank_correlation=0.734, picks={"fastest": "c7"})
+        )
+    )
+    for shown in ("stage: search", "stopped early: 5", "of controls: 7", "rank correlation: 0.73", "fastest"):
+        assert shown in text
+    assert "stage" not in rendered(status_tables(replace(STATUS, stage="finalists", state="finished")))
 
 
 def test_verify_shows_each_check_and_the_verdict() -> None:

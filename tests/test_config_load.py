@@ -46,7 +46,8 @@ def test_a_minimal_file_takes_every_default(write: Any) -> None:
     loaded = load_config(path, environ={})
     assert loaded.config == RunConfig(task="task.py:make_task")
     assert loaded.base == path.parent
-    assert loaded.effective["search"]["budget"] == {"evaluations": 60, "minutes": None}
+    unlimited = dict.fromkeys(["proxy_evaluations", "minutes", "cpu_seconds"])
+    assert loaded.effective["search"]["budget"] == {"evaluations": 60, **unlimited}
 
 
 def test_set_beats_environment_beats_file_beats_default(write: Any) -> None:
@@ -110,13 +111,15 @@ def test_every_problem_is_reported_at_once_with_its_place(write: Any) -> None:
         "latency:\n"
         "  targets: [onnxruntime-fp32-b32]\n"
         "objectives: [accuracy]\n"
-        "constraints: {require: [accuracy>0.9], max_drop: -1}\n"
+        "constraints: {require: [accuracy>0.9], max_drop: -1, max_bytes: 0}\n"
+        "recovery: {rungs: [0.5, 0.25], reduction: 1}\n"
     )
     found = problems_of(path, "search.budgett=5", "search.seed=-1", "recovery.finalists=[", AUTOPRUNE_SPACE="3")
     expected = {
         "run.yaml:1: task: 'nothing' names no factory; allowed: file.py:factory",
         "run.yaml:2: name: ",
-        "run.yaml:4: search.sampler: 'nsga' is not known; allowed: random, uniform, nsga2, tpe; did you mean 'nsga2'?",
+        "run.yaml:4: search.sampler: 'nsga' is not known; allowed: autoprune, random, uniform, nsga2, tpe, gp; did you "
+        "mean 'nsga2'?",
         "run.yaml:6: search.budget.evaluations: must be an integer; got '5'",
         "run.yaml:7: search.budget.minutes: .inf is not a finite number",
         "run.yaml:8: search.worker: unknown key",
@@ -124,6 +127,9 @@ def test_every_problem_is_reported_at_once_with_its_place(write: Any) -> None:
         "run.yaml:11: objectives: must have at least 2 items",
         "run.yaml:12: constraints.require: 'accuracy>0.9' is no requirement",
         "run.yaml:12: constraints.max_drop: must be greater than or equal to 0; got -1",
+        "run.yaml:12: constraints.max_bytes: must be greater than 0; got 0",
+        "run.yaml:13: recovery.rungs: rungs must rise and lie between 0 and 1",
+        "run.yaml:13: recovery.reduction: must be greater than or equal to 2; got 1",
         "--set search.budgett=5: search.budgett: unknown key",
         "--set search.seed=-1: search.seed: must be greater than or equal to 0; got -1",
         "--set recovery.finalists=[: recovery.finalists: not valid YAML",
@@ -249,7 +255,8 @@ def test_equal_configurations_have_equal_digests(write: Any) -> None:
 
 
 def effective(**changes: Any) -> dict[str, Any]:
-    plain = effective_config(RunConfig(task="a.py:b", task_args={"depth": 2}, search={"budget": {"minutes": 5}}))
+    budget = {"minutes": 5, "cpu_seconds": 60, "proxy_evaluations": 10}
+    plain = effective_config(RunConfig(task="a.py:b", task_args={"depth": 2}, search={"budget": budget}))
     for dotted, value in changes.items():
         *parents, key = dotted.split("__")
         node = plain
@@ -265,7 +272,13 @@ def effective(**changes: Any) -> dict[str, Any]:
         {"search__budget__evaluations": 600},
         {"search__budget__minutes": 6.0},
         {"search__budget__minutes": None},
+        {"search__budget__cpu_seconds": 90.0},
+        {"search__budget__proxy_evaluations": None},
+        {"search__budget__proxy_evaluations": 20},
         {"search__workers": 4},
+        {"search__plateau": False},
+        {"search__controls": 8},
+        {"recovery__seeds": 5},
         {"output": "elsewhere"},
         {"name": "other"},
         {"executor__kind": "ray"},
@@ -280,8 +293,11 @@ def test_a_larger_budget_and_other_means_may_resume(changes: dict[str, Any]) -> 
     [
         ({"search__budget__evaluations": 5}, "search.budget.evaluations: was 60, is 5"),
         ({"search__budget__minutes": 4.0}, "search.budget.minutes: was 5.0, is 4.0"),
+        ({"search__budget__cpu_seconds": 30.0}, "search.budget.cpu_seconds: was 60.0, is 30.0"),
+        ({"search__budget__proxy_evaluations": 0}, "search.budget.proxy_evaluations: was 10, is 0"),
+        ({"recovery__seeds": 1}, "recovery.seeds: was 3, is 1"),
         ({"search__seed": 1}, "search.seed: was 0, is 1"),
-        ({"search__sampler": "tpe"}, "search.sampler: was nsga2, is tpe"),
+        ({"search__sampler": "tpe"}, "search.sampler: was autoprune, is tpe"),
         ({"task": "c.py:d"}, "task: was a.py:b, is c.py:d"),
         ({"task_args": {"depth": 3}}, "task_args.depth: was 2, is 3"),
         ({"task_args": {}}, "task_args.depth: was 2, is null"),

@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from front_factory import OTHER, front, front_json, member
+from front_factory import OTHER, estimate, front, front_json, member
 from rich.console import Console
 
 from autoprune.errors import ConfigError, StorageError, UnknownNameError, UnmetConstraintError
@@ -25,6 +25,7 @@ from autoprune.report import (
     read_front,
     write_front,
 )
+from autoprune.report.rows import remarks, text_table
 
 FORMULAS = ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1", "\r=1", "  =1", "|x", "＝1+1", "%0a=1"]
 HOSTILE = "<script>alert(1)</script>|`x`\n# [a](javascript:b) \x1b[31m"
@@ -63,11 +64,12 @@ def test_the_documented_keys_are_all_there() -> None:
     assert set(document) == {
         "schema_version", "run", "objectives", "constraints", "targets", "provenance", "predictor", "evaluations",
         "wall_seconds", "cpu_seconds", "gpu_seconds", "hypervolume", "picks", "baseline", "controls",
-        "gain_over_best_control", "members",
+        "gain_over_best_control", "members", "history", "importance", "ended_because",
     }  # fmt: skip
     assert set(document["members"][0]) == {
         "id", "name", "directory", "policy_digest", "strategy", "recovery_seed", "fidelity", "feasible", "parameters",
         "nonzero", "macs", "bytes", "compressed_bytes", "peak_memory_bytes", "deployments", "predicted", "warnings",
+        "seed_spread", "sparsity",
     }  # fmt: skip
 
 
@@ -151,6 +153,46 @@ def test_the_terminal_table_tells_accuracy_latency_and_size() -> None:
     text = shown(front())
     for figure in ["accuracy test", "0.9700 [0.9600, 0.9800]", "2.00x [1.90, 2.10]", "20,000", "2,000,000", "80,000"]:
         assert figure in text
+
+
+def test_remarks_tell_picks_gain_and_predictor() -> None:
+    predictor = {
+        "kendall_tau": 0.86,
+        "same_cost_concordance": 0.79,
+        "cost_only": {"kendall_tau": 0.78, "concordance": None},
+        "coverage_90": 0.91,
+        "n": 120,
+        "fallback_used": False,
+    }
+    gain = {"control": "global_magnitude", "value": 0.05, "low": 0.02, "high": 0.08}
+    document = front(predictor=predictor, gain_over_best_control=gain)
+    for text in (front_markdown(document).replace("\\", ""), " ".join(shown(document).split())):
+        for told in (
+            "most accurate: model-a; balanced: model-b; fastest: model-c; smallest: model-c",
+            "over the best control, global magnitude: +0.050 [+0.020, +0.080]",
+            "on 120 candidates it had not seen: rank correlation 0.86 (cost alone 0.78)",
+            "same-cost concordance 0.79 (cost alone –), 91% inside",
+        ):
+            assert told in text
+    document = front(predictor=predictor | {"fallback_used": True, "fallback_reason": "the prior orders better"})
+    assert "set aside: the prior orders better" in " ".join(shown(document).split())
+
+
+def test_the_table_tells_where_no_loss_was_shown() -> None:
+    headers, rows = text_table(front(members=[member("a", 0.983, 3.0), member("b", 0.9, 1.0)], picks={}))
+    column = headers.index("no loss")
+    assert [row[column] for row in rows[1:]] == ["yes", "not shown"]
+    assert any("at most 0.005 worse" in line for line in remarks(front()))
+
+
+def test_the_table_leaves_out_metrics_that_nobody_asked_for() -> None:
+    document = front_json()
+    for one in (document["baseline"], *document["members"]):
+        for deployment in one["deployments"].values():
+            deployment["quality"]["test"] |= {"cross_entropy": estimate(0.1), "recall": estimate(0.9)}
+    document["constraints"] = [{"expression": "recall>=0.8", "satisfied_by": []}]
+    headers, _ = text_table(FrontDocument.model_validate(document))
+    assert headers[1:4] == ["accuracy test [95%]", "recall test [95%]", "no loss"]
 
 
 def test_rows_hold_the_members_only_unless_asked() -> None:

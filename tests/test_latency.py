@@ -46,6 +46,13 @@ def test_intervals_hold_their_values() -> None:
     assert latency.samples >= 5
 
 
+def test_quantiles_rise_from_the_fastest_sample() -> None:
+    latency = measure_latency(work(), work(2 * WORK), LatencySettings(rounds=10))
+    assert len(latency.quantiles_ms) == 5
+    assert latency.ms <= latency.quantiles_ms[0]
+    assert list(latency.quantiles_ms) == sorted(latency.quantiles_ms)
+
+
 def test_a_measurement_that_only_waits_is_not_clean() -> None:
     def wait() -> None:
         time.sleep(0.002)

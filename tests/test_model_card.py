@@ -53,3 +53,17 @@ def test_the_card_shows_names_literally() -> None:
     assert "<script" not in card
     assert "\n# [" not in card
     assert "](javascript" not in card.replace("\\](", "")
+
+
+def test_the_card_tells_the_spread_over_seeds_and_the_prediction() -> None:
+    told = member(
+        "a",
+        0.9,
+        1.0,
+        warnings=[],
+        seed_spread={"accuracy": {"values": [0.97, 0.98, 0.96], "std": 0.01}},
+        predicted={"accuracy": {"mean": 0.95, "std": 0.02, "at_evaluation": 40}},
+    )
+    card = render_card(facts(member=told))
+    assert "accuracy on val over 3 recovery seeds: 0.9700, 0.9800, 0.9600 (standard deviation 0.0100)" in card
+    assert "accuracy was predicted as 0.95 ± 0.02 before evaluation 40: for the brief recovery" in card

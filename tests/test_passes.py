@@ -20,6 +20,7 @@ ONE = Latency(
     clean=True,
     polluted_share=0.1,
     dense_ms=2.0,
+    quantiles_ms=(1.0, 1.1, 1.2, 1.3, 1.4),
 )
 
 
@@ -47,3 +48,9 @@ def test_a_majority_of_polluted_passes_is_not_clean() -> None:
     assert pool_passes([ONE, ONE, dirty]).clean
     assert not pool_passes([ONE, dirty, dirty]).clean
     assert pool_passes([ONE, dirty, dirty]).polluted_share == pytest.approx((0.1 + 0.9 + 0.9) / 3)
+
+
+def test_quantiles_are_averaged_by_samples_and_absent_where_unknown() -> None:
+    pooled = pool_passes([ONE, replace(ONE, samples=36, quantiles_ms=(2.0, 2.1, 2.2, 2.3, 2.4))])
+    assert pooled.quantiles_ms == pytest.approx((1.75, 1.85, 1.95, 2.05, 2.15))
+    assert pool_passes([replace(ONE, quantiles_ms=())] * 2).quantiles_ms == ()

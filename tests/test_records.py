@@ -16,7 +16,8 @@ import pytest
 from record_factory import RECORD, numbered
 
 from autoprune.errors import CandidateError, StorageError
-from autoprune.records import RecordStore, record_schema
+from autoprune.policy import candidate_seed
+from autoprune.records import CandidateRecord, RecordStore, Report, candidate_id, record_schema
 
 WRITER = """
 import sys
@@ -96,6 +97,35 @@ def test_a_corrupt_record_is_written_anew(tmp_path: Path) -> None:
     store.write(RECORD)
     assert store.load_all() == [RECORD]
     assert quarantined(store) == [f"{RECORD.id}.0"]
+
+
+def test_a_stopped_candidate_keeps_its_reports(tmp_path: Path) -> None:
+    reports = (Report(15, 0.5), Report(30, 0.25))
+    record = replace(RECORD, state="stopped", values={}, evaluation={"cost": {"macs": 10}}, reports=reports)
+    RecordStore(tmp_path).write(record)
+    assert RecordStore(tmp_path).load_all() == [record]
+
+
+def test_a_record_without_the_newer_fields_is_still_read() -> None:
+    document = RECORD.to_json()
+    for name in ("origin", "repeat", "reports", "cpu_seconds"):
+        del document[name]
+    assert CandidateRecord.from_json(document) == RECORD
+
+
+def test_repeats_of_a_candidate_have_ids_and_seeds_of_their_own() -> None:
+    digest = "0123456789abcdef" * 4
+    ids = [candidate_id(digest, "full", repeat) for repeat in range(3)]
+    assert ids == ["0123456789abcdef-full", "0123456789abcdef-full-r1", "0123456789abcdef-full-r2"]
+    assert candidate_id(digest, "full") == ids[0]
+    seeds = [candidate_seed(7, digest, repeat) for repeat in range(3)]
+    assert seeds[0] == candidate_seed(7, digest)
+    assert len(set(seeds)) == 3
+
+
+def test_a_control_is_known_by_its_origin() -> None:
+    assert replace(RECORD, origin="control:uniform").is_control
+    assert not replace(RECORD, origin="infill").is_control
 
 
 def test_a_failed_candidate_keeps_its_reason(tmp_path: Path) -> None:
@@ -249,3 +279,5 @@ def test_a_record_conforms_to_the_published_schema() -> None:
     jsonschema.validate(json.loads(json.dumps(RECORD.to_json())), schema)
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({**RECORD.to_json(), "state": "maybe"}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**RECORD.to_json(), "reports": [{"step": -1, "value": 0.5}]}, schema)

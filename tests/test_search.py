@@ -40,8 +40,8 @@ CONFIG = """
 name: tiny
 task: {tests}/tiny.py:make_task
 space: channels
-search: {{sampler: {sampler}, seed: 0, budget: {{evaluations: 8}}, warm_start: 4, workers: {workers}}}
-recovery: {{short_steps: 5, full_steps: 15, finalists: 4, proxy_images: 64}}
+search: {{sampler: {sampler}, seed: 0, budget: {{evaluations: 8}}, warm_start: 4, workers: {workers}, controls: 0}}
+recovery: {{short_steps: 5, full_steps: 15, finalists: 4, seeds: 1, proxy_images: 64}}
 latency: {{targets: [onnxruntime-fp32-b4-t1, torch-eager-fp32-b4-t1], rounds: 5, final_rounds: 8}}
 output: {output}
 """
@@ -261,7 +261,7 @@ def test_candidates_that_all_fail_are_recorded_with_their_reason(tmp_path: Path,
     assert read_status(run_dir(tmp_path)).failed == {reason: 2}
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "uniform"])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "uniform", "gp"])
 def test_every_sampler_proposes_distinct_policies(tmp_path: Path, sampler: str) -> None:
     overrides = ["search.budget.evaluations=5", "recovery.short_steps=0", "recovery.full_steps=0"]
     front = run(load(tmp_path, *overrides, "recovery.finalists=2", sampler=sampler)).front

@@ -140,3 +140,20 @@ def test_wrong_key_in_a_space_names_file_and_line(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("name: mine\ndescription: my own\nsparsity:\n  maxx: 0.5\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml:4.*sparsity\.maxx"):
         load_space("mine.yaml", base=tmp_path)
+
+
+def test_the_proxy_space_keeps_widths_and_criteria_and_drops_what_only_training_tells_apart() -> None:
+    strategy = {
+        "criterion": {"choices": ["l1", "taylor"]},
+        "recovery": {"choices": ["fine_tune", "distillation"]},
+        "learning_rate": {"low": 0.01, "high": 0.04, "log": True},
+        "recovery_steps": {"choices": [10, 20]},
+    }
+    bound = space(strategy=strategy).bind(groups_of(16, 32))
+    proxy = bound.for_proxy()
+    assert set(proxy.distributions()) == {"level/layer0", "level/layer1", "criterion"}
+    assert proxy.widths == bound.widths
+    chosen = proxy.policy_of({"level/layer0": 2, "criterion": "taylor"})
+    assert (chosen.strategy.recovery, chosen.strategy.recovery_steps) == ("recalibrate", None)
+    assert chosen.strategy.learning_rate == pytest.approx(0.02)
+    assert chosen.sparsity == bound.policy_of({"level/layer0": 2}).sparsity

@@ -18,7 +18,7 @@ from optuna.trial import TrialState
 from record_factory import RECORD, numbered
 
 from autoprune.errors import RunLockedError, StorageError
-from autoprune.records import CandidateRecord
+from autoprune.records import CandidateRecord, Report
 from autoprune.search.study import StudyIndex, memory_study, trial_of
 
 DIRECTIONS = ["maximize", "minimize"]
@@ -107,6 +107,47 @@ def test_optuna_opens_the_index_with_all_trials_and_metric_names(index: StudyInd
     assert [t.user_attrs["candidate_id"] for t in study.trials] == [r.id for r in records]
     assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE]
     assert study.trials[2].values == [0.902, 1.5]
+
+
+def test_offered_records_wait_so_that_the_index_takes_little_time(index: StudyIndex, path: Path) -> None:
+    index.sync([])
+    started = time.monotonic()
+    for number in range(30):
+        index.offer(proposed(number))
+    offering = time.monotonic() - started
+    assert len(loaded(path).trials) < 30
+    started = time.monotonic()
+    index.flush()
+    assert offering < time.monotonic() - started
+    assert [t.user_attrs["candidate_id"] for t in loaded(path).trials] == [numbered(n).id for n in range(30)]
+
+
+def test_what_was_put_off_when_a_run_is_stopped_is_added_by_the_next(index: StudyIndex, path: Path) -> None:
+    index.sync([])
+    for number in range(20):
+        index.offer(proposed(number))
+    index.close()
+    again = StudyIndex(path, "digits", DIRECTIONS, OBJECTIVES)
+    again.sync([proposed(number) for number in range(20)])
+    again.close()
+    assert len(loaded(path).trials) == 20
+
+
+def test_a_stopped_candidate_is_a_pruned_trial_with_its_reports(index: StudyIndex, path: Path) -> None:
+    reports = (Report(15, 0.5), Report(30, 0.25))
+    cost = {"cost": {"macs": 10}}
+    index.sync([replace(proposed(0), state="stopped", values={}, evaluation=cost, reports=reports)])
+    trial = loaded(path).trials[0]
+    assert trial.state == TrialState.PRUNED
+    assert trial.intermediate_values == {15: 0.5, 30: 0.25}
+
+
+def test_a_trial_carries_the_smooth_signal_where_the_record_has_it() -> None:
+    evaluation = {"quality": {"val": {"cross_entropy": {"value": 0.3}}}}
+    record = replace(proposed(1), evaluation=evaluation)
+    assert trial_of(record, OBJECTIVES, signal="cross_entropy").user_attrs["signal"] == 0.3
+    assert "signal" not in trial_of(record, OBJECTIVES, signal="perplexity").user_attrs
+    assert "signal" not in trial_of(record, OBJECTIVES).user_attrs
 
 
 def test_sync_adds_only_what_is_missing(index: StudyIndex, path: Path) -> None:

@@ -172,11 +172,11 @@ class OtherMetric(SpoiledScore):
 
 
 class NaNMetric(SpoiledScore):
-    changes = staticmethod(lambda _: {"metrics": {"accuracy": float("nan")}})
+    changes = staticmethod(lambda s: {"metrics": {**s.metrics, "accuracy": float("nan")}})
 
 
 class PercentMetric(SpoiledScore):
-    changes = staticmethod(lambda s: {"metrics": {"accuracy": 100.0 * s.metrics["accuracy"]}})
+    changes = staticmethod(lambda s: {"metrics": {**s.metrics, "accuracy": 100.0 * s.metrics["accuracy"]}})
 
 
 class RepeatedIds(SpoiledScore):
@@ -202,6 +202,14 @@ class BadBounds(Good):
 
 class NoMetrics(Good):
     metrics = ()
+
+
+class UnknownSignal(Good):
+    signal = "loss"
+
+
+class RisingSignal(Good):
+    signal = "accuracy"
 
 
 FATAL = {
@@ -232,6 +240,8 @@ FATAL = {
     NoEvaluated: "Evaluated. Got float",
     BadBounds: "bounds",
     NoMetrics: "at least one metric",
+    UnknownSignal: "signal .*'loss'",
+    RisingSignal: "direction min. Got 'accuracy'",
 }
 
 

@@ -16,11 +16,13 @@ from autoprune.errors import CandidateError, TaskError
 from autoprune.tasks import (
     BaseTask,
     ClassificationTask,
+    GuardedTask,
     Inputs,
     LabelledArrays,
     RecoverContext,
     Task,
     TestAccess,
+    signal_of,
 )
 from autoprune.tasks.base import rate, tensors_of
 
@@ -111,6 +113,20 @@ def test_accuracy_is_the_share_of_hits_with_rows_as_ids() -> None:
     assert scored.outputs is not None
     assert np.array_equal(scored.per_unit["accuracy"], (scored.outputs.argmax(1) == task.data.y[rows]).astype(float))
     assert scored.metrics["accuracy"] == scored.per_unit["accuracy"].mean() > 0.9
+
+
+def test_cross_entropy_is_that_of_torch_also_for_large_logits() -> None:
+    task, model = small_task(), small_task().build_model()
+    for scale in (1.0, 1e4):
+        scored = task.evaluate(lambda i, scale=scale: scale * model(*i.args), "val")
+        rows = np.array([int(i) for i in scored.ids])
+        expected = F.cross_entropy(torch.tensor(scored.outputs).double(), torch.tensor(task.data.y[rows]))
+        assert scored.metrics["cross_entropy"] == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_signal_of_a_task_survives_its_guard() -> None:
+    assert signal_of(GuardedTask(small_task())) == "cross_entropy"
+    assert BaseTask.signal is None
 
 
 def test_a_subset_of_an_evaluation_pairs_with_the_whole_by_id() -> None:

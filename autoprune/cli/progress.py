@@ -102,8 +102,10 @@ class LiveProgress(SilentCallback):
 
         names = list(progress.front[0][1]) if progress.front else []
         rows = [[ident, *(f"{values[n]:.4g}" for n in names)] for ident, values in _spread(progress, FRONT_ROWS)]
-        lines = Text(f"{self._title}\n{summary(progress)}; {picks(progress)}")
-        self._update(Group(lines, plain_table(["candidate", *names], rows)))
+        parts = [Text(f"{self._title}\n{summary(progress)}; {picks(progress)}")]
+        best = [[what, ident, *(f"{values[n]:.4g}" for n in names)] for what, ident, values in best_picks(progress)]
+        table = [plain_table(["pick", "candidate", *names], best)] if best else []
+        self._update(Group(*parts, *table, plain_table(["candidate", *names], rows)))
 
 
 def headline(info: RunInfo) -> str:
@@ -111,14 +113,20 @@ def headline(info: RunInfo) -> str:
     aims = ", ".join(f"{name} ({direction})" for name, direction in info.objectives.items())
     dense = ", ".join(f"{name} {value:.4g}" for name, value in info.baseline.items())
     resumed = f", {info.resumed} done before" if info.resumed else ""
-    return f"{info.name}: {info.evaluations} candidates{resumed}; objectives {aims}; dense {dense}"
+    untrained = f"{info.proxy_evaluations} untrained, then " if info.proxy_evaluations else ""
+    sampler = f"; sampler {info.sampler}" if info.sampler else ""
+    return f"{info.name}: {untrained}{info.evaluations} candidates{resumed}{sampler}; objectives {aims}; dense {dense}"
 
 
 def summary(progress: Progress) -> str:
     """Return how far a run is, in one line."""
     failed = f", {progress.failed} failed" if progress.failed else ""
+    stopped = f", {progress.stopped} stopped early" if progress.stopped else ""
+    tau = progress.rank_correlation
+    predictor = "" if tau is None else f", predictor's rank correlation {tau:.2f}"
     left = "" if progress.remaining_s is None else f", about {duration(progress.remaining_s)} left"
-    return f"{progress.stage} {progress.done}/{progress.total}{failed}, {duration(progress.elapsed_s)}{left}"
+    done = f"{progress.stage} {progress.done}/{progress.total}{failed}{stopped}{predictor}"
+    return f"{done}, {duration(progress.elapsed_s)}{left}"
 
 
 def picks(progress: Progress) -> str:
@@ -129,6 +137,12 @@ def picks(progress: Progress) -> str:
     ends = (progress.front[0], progress.front[-1]) if len(progress.front) > 1 else (progress.front[0],)
     shown = " ... ".join(" ".join(f"{n}={values[n]:.4g}" for n in names) for _, values in ends)
     return f"front of {len(progress.front)}: {shown}"
+
+
+def best_picks(progress: Progress) -> list[tuple[str, str, Mapping[str, float]]]:
+    """Return (what, id, values) of the named picks of the front so far."""
+    values = dict(progress.front)
+    return [(name.replace("_", " "), ident, values[ident]) for name, ident in progress.picks.items()]
 
 
 def duration(seconds: float) -> str:

@@ -57,10 +57,13 @@ def check_tables(report: CheckReport) -> list[RenderableType]:
     rows = [_latency_row(name, dense, report.floor[name]) for name, dense in report.latency.items()]
     columns = ["target", "dense ms", "95% interval", "floor ms", "largest speed-up", "clean"]
     parts.append(plain_table(columns, rows, title="Latency"))
-    facts = (
-        f"{report.parameters:,} parameters, {report.macs:,} MACs an example; "
-        f"10^{report.space_size_log10:.1f} policies; a run takes about {duration(report.estimate_seconds)}"
-    )
+    sizes = [
+        ["parameters", f"{report.parameters:,}", f"{report.floor_parameters:,}"],
+        ["MACs an example", f"{report.macs:,}", f"{report.floor_macs:,}"],
+        ["bytes", f"{report.bytes:,}", f"{report.floor_bytes:,}"],
+    ]
+    parts.append(plain_table(["size", "dense", "floor"], sizes, title="Size"))
+    facts = f"10^{report.space_size_log10:.1f} policies; a run takes about {duration(report.estimate_seconds)}"
     return [*parts, Text(), literal(facts), *(literal(f"warning: {w}") for w in report.warnings)]
 
 
@@ -71,13 +74,18 @@ def status_tables(status: RunStatus) -> list[RenderableType]:
     owner = "" if status.owner is None else f" by pid {status.owner.get('pid')} on {status.owner.get('host')}"
     counts = ", ".join(f"{count} {fidelity}" for fidelity, count in status.evaluations.items()) or "none"
     failed = ", ".join(f"{count} {reason}" for reason, count in status.failed.items()) or "none"
-    lines = (
-        f"{status.name}: {status.state}{owner}; {duration(status.wall_seconds)} so far",
-        f"candidates: {counts} of {status.total}; failed: {failed}; models of the front: {status.members}",
-    )
+    stage = f"; stage: {status.stage}" if status.stage and status.state != "finished" else ""
+    beside = f"stopped early: {status.stopped}; of controls: {status.controls}"
+    lines = [
+        f"{status.name}: {status.state}{owner}{stage}; {duration(status.wall_seconds)} so far",
+        f"candidates: {counts} of {status.total}; failed: {failed}; {beside}; models of the front: {status.members}",
+    ]
+    if status.rank_correlation is not None:
+        lines.append(f"predictor's rank correlation: {status.rank_correlation:.2f}")
     names = list(status.front[0][1]) if status.front else []
-    rows = [[ident, *(f"{values[n]:.4g}" for n in names)] for ident, values in status.front]
-    table = [plain_table(["candidate", *names], rows, title="Front so far")] if rows else []
+    picked = {ident: what.replace("_", " ") for what, ident in status.picks.items()}
+    rows = [[i, *(f"{values[n]:.4g}" for n in names), picked.get(i, "")] for i, values in status.front]
+    table = [plain_table(["candidate", *names, "pick"], rows, title="Front so far")] if rows else []
     return [*map(literal, lines), *table]
 
 

@@ -23,22 +23,32 @@ class Section(BaseModel):
 class BudgetConfig(Section):
     """When the search stops; the first limit reached counts."""
 
-    evaluations: PositiveInt = Field(60, description="Candidates that the search evaluates, failures included.")
+    evaluations: PositiveInt = Field(60, description="Briefly recovered candidates of the search, failures included.")
+    proxy_evaluations: NonNegativeInt | None = Field(
+        None, description="Untrained candidates before them; null = by the space's size, 0 = none. Sampler autoprune."
+    )
     minutes: PositiveFloat | None = Field(
         None, description="Wall-clock minutes of the whole run, finalists and earlier calls included."
+    )
+    cpu_seconds: PositiveFloat | None = Field(
+        None, description="Processor seconds of the whole run, all processes and earlier calls included."
     )
 
 
 class SearchConfig(Section):
     """Who proposes candidates, and how many."""
 
-    sampler: Literal["random", "uniform", "nsga2", "tpe"] = Field("nsga2", description="Proposal engine.")
+    sampler: Literal["autoprune", "random", "uniform", "nsga2", "tpe", "gp"] = Field(
+        "autoprune", description="Proposal engine: the learned search, or one of Optuna's or a sweep."
+    )
     seed: NonNegativeInt = Field(0, lt=2**32, description="Seed of every random choice of the run.")
     budget: BudgetConfig = BudgetConfig()
     workers: PositiveInt = Field(1, le=4096, description="Candidates evaluated at the same time.")
     warm_start: NonNegativeInt = Field(
-        6, description="First candidates taken from the uniform sweep, so that the whole range is covered."
+        6, description="First candidates taken from the uniform sweep; the sampler autoprune seeds itself."
     )
+    plateau: bool = Field(True, description="Whether the sampler autoprune may end the search when gains run out.")
+    controls: NonNegativeInt = Field(4, description="Candidates of each control, beside the budget; 0 = no controls.")
 
 
 class RecoveryConfig(Section):
@@ -49,8 +59,20 @@ class RecoveryConfig(Section):
     short_steps: NonNegativeInt = Field(60, description="Optimizer steps of each candidate of the search.")
     full_steps: NonNegativeInt = Field(600, description="Optimizer steps of each finalist.")
     finalists: PositiveInt = Field(10, description="Candidates recovered in full for the front.")
+    seeds: PositiveInt = Field(3, le=100, description="Recoveries of each finalist; the one of median quality counts.")
+    rungs: tuple[float, ...] = Field(
+        (0.25,), description="Shares of short_steps at which poor candidates are stopped. Sampler autoprune."
+    )
+    reduction: int = Field(2, ge=2, le=100, description="A rung lets one candidate in this many pass for sure.")
     batch_size: PositiveInt = Field(64, description="Examples a step.")
     distillation: float = Field(0.0, ge=0.0, le=1.0, description="Weight of the teacher's loss.")
+
+    @field_validator("rungs")
+    @classmethod
+    def _rising_shares(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(not 0.0 < share < 1.0 for share in value) or list(value) != sorted(set(value)):
+            raise ValueError("rungs must rise and lie between 0 and 1")
+        return value
 
 
 class LatencyConfig(Section):
@@ -79,6 +101,8 @@ class ConstraintsConfig(Section):
     max_latency_ms: PositiveFloat | None = Field(None, description="Highest latency on the first target; null = any.")
     require: tuple[str, ...] = Field((), description="Expressions such as accuracy>=0.96, on val.")
     max_drop: float | None = Field(None, ge=0.0, description="Largest tolerated loss of the first metric.")
+    max_parameters: PositiveInt | None = Field(None, description="Most parameters of the model; null = any.")
+    max_bytes: PositiveInt | None = Field(None, description="Most bytes of its weights; null = any.")
 
     @field_validator("require")
     @classmethod

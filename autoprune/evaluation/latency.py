@@ -25,6 +25,7 @@ WALL_OVER_CPU = 1.05
 CLOCK_SLACK_MS = 0.02
 UTILISATION_DROP = 0.9
 RESAMPLES = 1000
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _WARM_UP_CALLS = 3
 _MAX_REPEAT = 1000
 _SECTION_S = 0.25
@@ -89,19 +90,21 @@ def measure_latency(candidate: Call, dense: Call, settings: LatencySettings) -> 
     if not (0 < ms < math.inf and 0 < dense_ms < math.inf):
         raise CandidateError(f"Latency must be positive. Got {ms} ms.", reason="nonfinite", stage="latency")
     rng = np.random.default_rng(settings.seed)
-    spread = _minimum_spread(kept[:, _CANDIDATE], rng)
+    own = kept[np.isfinite(kept[:, _CANDIDATE]), _CANDIDATE]
+    spread = _minimum_spread(own, rng)
     speedup, speedup_low, speedup_high = _paired_ratio(_log_ratios(samples, clean, settings), rng)
     return Latency(
         ms=ms,
         low=ms / spread,
         high=ms * spread,
-        samples=int(np.isfinite(kept[:, _CANDIDATE]).sum()),
+        samples=len(own),
         speedup=speedup,
         speedup_low=speedup_low,
         speedup_high=speedup_high,
         clean=enough,
         polluted_share=float(1 - clean.mean()),
         dense_ms=dense_ms,
+        quantiles_ms=tuple(float(q) for q in np.quantile(own, QUANTILES)),
     )
 
 
@@ -227,10 +230,9 @@ def _minimum_spread(times: Floats, rng: np.random.Generator) -> float:
     draws is not (Bickel, Goetze and van Zwet, 1997). A redrawn minimum is never below the observed one, so the
     interval is taken symmetric in the logarithm.
     """
-    finite = times[np.isfinite(times)]
-    half = max(1, len(finite) // 2)
-    minima = [finite[rng.integers(len(finite), size=half)].min() for _ in range(RESAMPLES)]
-    return float(np.quantile(minima, 0.95) / finite.min())
+    half = max(1, len(times) // 2)
+    minima = [times[rng.integers(len(times), size=half)].min() for _ in range(RESAMPLES)]
+    return float(np.quantile(minima, 0.95) / times.min())
 
 
 def _gated(gate: HostGate | None) -> AbstractContextManager[None]:

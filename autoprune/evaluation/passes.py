@@ -22,7 +22,8 @@ def pool_passes(passes: Sequence[Latency]) -> Latency:
     """Return one latency from those of several passes over the same model.
 
     The speed-up is the geometric mean over the passes; its interval is the wider of Student's over the passes and the
-    mean of the passes' own. Milliseconds are the least of any pass.
+    mean of the passes' own. Milliseconds are the least of any pass; quantiles are averaged over the passes, weighted by
+    their samples (Vincent averaging).
 
     Args:
         passes: One or more, in any order.
@@ -45,4 +46,13 @@ def pool_passes(passes: Sequence[Latency]) -> Latency:
         clean=sum(p.clean for p in passes) * 2 > len(passes),
         polluted_share=float(np.mean([p.polluted_share for p in passes])),
         dense_ms=min(p.dense_ms for p in passes),
+        quantiles_ms=_mean_quantiles(passes),
     )
+
+
+def _mean_quantiles(passes: Sequence[Latency]) -> tuple[float, ...]:
+    told = [p for p in passes if p.quantiles_ms]
+    if not told:
+        return ()
+    means = np.average([p.quantiles_ms for p in told], axis=0, weights=[p.samples for p in told])
+    return tuple(float(q) for q in means)

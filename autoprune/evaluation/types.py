@@ -63,6 +63,7 @@ class Latency:
         clean: Whether enough samples were free of foreign load.
         polluted_share: Share of samples dropped because wall time exceeded CPU time.
         dense_ms: The dense model's latency in the same rounds.
+        quantiles_ms: Quantiles of the clean samples at 5%, 25%, 50%, 75% and 95%; empty where they are unknown.
     """
 
     ms: float
@@ -75,6 +76,7 @@ class Latency:
     clean: bool
     polluted_share: float
     dense_ms: float
+    quantiles_ms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

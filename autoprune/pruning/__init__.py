@@ -2,7 +2,7 @@
 
 from autoprune.pruning.criteria import CRITERIA, CriterionContext
 from autoprune.pruning.pipeline import PrunedModel, Pruner, Recovery, prune
-from autoprune.pruning.recovery import distillation_penalty, fine_tune, recalibrate
+from autoprune.pruning.recovery import as_recalibrated, distillation_penalty, fine_tune, recalibrate
 
 __all__ = [
     "CRITERIA",
@@ -10,6 +10,7 @@ __all__ = [
     "PrunedModel",
     "Pruner",
     "Recovery",
+    "as_recalibrated",
     "distillation_penalty",
     "fine_tune",
     "prune",

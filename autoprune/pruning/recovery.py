@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -51,6 +52,35 @@ def recalibrate(model: nn.Module, task: Task, *, limit: int, seed: int) -> None:
     if count == 0:
         raise TaskError("batches('calibration') yields nothing.", hint="Give the task calibration data.")
     _demand_finite(model, "A BatchNorm statistic", reason="nonfinite")
+
+
+@contextmanager
+def as_recalibrated(model: nn.Module, task: Task, *, limit: int, seed: int) -> Iterator[None]:
+    """Let a model in the middle of its training be looked at: eval mode, BatchNorm estimated anew; all of it restored.
+
+    Args:
+        model: Its weights are not touched.
+        task: Gives the calibration data.
+        limit: Units to average over.
+        seed: Seed of their draw.
+
+    Raises:
+        CandidateError: A statistic is not finite.
+    """
+    modes = [(m, m.training) for m in model.modules()]
+    norms = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    buffers = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
+    with torch.random.fork_rng(devices=[]):
+        try:
+            recalibrate(model, task, limit=limit, seed=seed)
+            model.eval()
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for module, training in modes:
+                module.training = training
 
 
 def fine_tune(model: nn.Module, task: Task, ctx: RecoverContext) -> None:

@@ -13,17 +13,33 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Fidelity = Literal["proxy", "short", "full"]
+State = Literal["complete", "failed", "stopped"]
 RECORD_VERSION = "1.0"
+CONTROL = "control:"
 
 
-def candidate_id(digest: str, fidelity: Fidelity) -> str:
-    """Return the id of a candidate: equal policies at equal fidelity share it, so none is stored twice.
+def candidate_id(digest: str, fidelity: Fidelity, repeat: int = 0) -> str:
+    """Return the id of a candidate: equal policies at equal fidelity and seed share it, so none is stored twice.
 
     Args:
         digest: Digest of the policy, 64 hexadecimal digits.
         fidelity: How much training the candidate got.
+        repeat: Number of the recovery seed, from 0.
     """
-    return f"{digest[:16]}-{fidelity}"
+    return f"{digest[:16]}-{fidelity}" + (f"-r{repeat}" if repeat else "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """An intermediate value of a candidate on val, turned to be minimised.
+
+    Args:
+        step: Optimizer steps taken by then.
+        value: The task's signal, or else its first metric.
+    """
+
+    step: Annotated[int, Ge(0)]
+    value: float
 
 
 @dataclass(frozen=True)
@@ -33,24 +49,28 @@ class CandidateRecord:
     Args:
         id: Lower-case letters, digits and hyphens; names the record's directory.
         number: Order of proposal within the run, from 0.
-        state: Whether every measurement succeeded.
+        state: `complete` where every measurement succeeded, `stopped` where it was ended early at a rung.
         policy: `Policy.to_json()`.
         digest: Digest of the policy.
         fidelity: How much training the candidate got.
         seed: Seed of the candidate's own randomness.
-        values: Objective -> value as the user reads it; empty where failed.
-        evaluation: Everything measured, as plain JSON; None where failed.
-        failure: `reason`, `stage` and `message`; None where complete.
+        values: Objective -> value as the user reads it; empty unless complete.
+        evaluation: Everything measured, as plain JSON: of a stopped one its `cost` alone; None where failed.
+        failure: `reason`, `stage` and `message`; None unless failed.
         proposal: The sampler's `params`, `distributions` and `system_attrs`, as plain JSON.
-        predicted: Objective -> what the predictor expected, if one was asked.
+        predicted: Objective -> `mean`, `std` and `at_evaluation` that the predictor stated before the measurement.
         host: Where it ran.
         seconds: Wall seconds spent on it.
         created: UTC time of writing, ISO 8601; for reading, never for order.
+        origin: Who proposed it, such as `seeding`, `infill`, `warm_start`, `finalist` or `control:uniform`.
+        repeat: Number of the recovery seed, from 0.
+        reports: Intermediate values at the rungs it passed, in order.
+        cpu_seconds: Processor seconds spent on it, all threads.
     """
 
     id: str
     number: Annotated[int, Ge(0)]
-    state: Literal["complete", "failed"]
+    state: State
     policy: Mapping[str, Any]
     digest: str
     fidelity: Fidelity
@@ -63,6 +83,15 @@ class CandidateRecord:
     host: str = ""
     seconds: float = 0.0
     created: str = ""
+    origin: str = ""
+    repeat: Annotated[int, Ge(0)] = 0
+    reports: tuple[Report, ...] = ()
+    cpu_seconds: float = 0.0
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it belongs to a control, which neither the sampler nor the run's own front learns of."""
+        return self.origin.startswith(CONTROL)
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values, with its schema version."""

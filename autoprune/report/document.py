@@ -86,15 +86,32 @@ class CostOnly(Part):
     concordance: float | None = None
 
 
+class TrustRound(Part):
+    """How far predictions were right up to a round; `evaluation` counts the candidates recorded by then."""
+
+    evaluation: NonNegativeInt
+    fidelity: Literal["proxy", "short", "full"]
+    n: NonNegativeInt
+    kendall_tau: float | None = None
+    same_cost_concordance: float | None = None
+    cost_only: CostOnly = CostOnly()
+    mean_absolute_error: float | None = None
+    coverage_90: float | None = None
+
+
 class PredictorInfo(Part):
     """How far the learned predictor was right on candidates it had not seen."""
 
     kendall_tau: float | None = None
     same_cost_concordance: float | None = None
     cost_only: CostOnly = CostOnly()
+    mean_absolute_error: float | None = None
     coverage_90: float | None = None
     n: NonNegativeInt
     fallback_used: bool
+    fallback_reason: str | None = None
+    weights: dict[str, float] = {}
+    rounds: tuple[TrustRound, ...] = ()
 
 
 class EvaluationCounts(Part):
@@ -104,6 +121,8 @@ class EvaluationCounts(Part):
     short: NonNegativeInt = 0
     full: NonNegativeInt = 0
     failed: NonNegativeInt = 0
+    stopped: NonNegativeInt = 0
+    controls: NonNegativeInt = 0
 
 
 class Hypervolume(Part):
@@ -115,6 +134,29 @@ class Hypervolume(Part):
     value: float
     reference: tuple[float, ...]
     normalisation: dict[str, tuple[float, float]]
+
+
+class HistoryPoint(Part):
+    """Hypervolume of the candidates of one fidelity after evaluation number `evaluation` of the run."""
+
+    evaluation: NonNegativeInt
+    fidelity: Literal["proxy", "short", "full"]
+    hypervolume: NonNegativeFloat
+
+
+class Importance(Part):
+    """Share of the predicted quality's variation that each group's sparsity and each choice explains; sums to 1."""
+
+    groups: dict[str, float]
+    choices: dict[str, float] = {}
+    method: str
+
+
+class SeedSpread(Part):
+    """A metric on val of the same policy recovered with several seeds: apart from the sampling error."""
+
+    values: tuple[float, ...]
+    std: NonNegativeFloat
 
 
 class Estimate(Part):
@@ -140,7 +182,10 @@ class Change(Part):
 
 
 class LatencyResult(Part):
-    """Milliseconds a batch, and the speed-up (dense / pruned) measured in the same interleaved rounds."""
+    """Milliseconds a batch, and the speed-up (dense / pruned) measured in the same interleaved rounds.
+
+    `quantiles_ms` are the 5%, 25%, 50%, 75% and 95% quantiles of the clean samples, on the scale of `ms`.
+    """
 
     ms: Annotated[float, Field(gt=0.0)]
     low: float
@@ -151,6 +196,7 @@ class LatencyResult(Part):
     speedup_high: float
     clean: bool
     polluted_share: Share
+    quantiles_ms: tuple[float, ...] = ()
 
 
 class Quality(Part):
@@ -171,7 +217,7 @@ class Deployment(Part):
 
 
 class Predicted(Part):
-    """What the predictor expected before evaluation number `at_evaluation`."""
+    """What the predictor expected of a candidate, as the search recovers it, before evaluation `at_evaluation`."""
 
     mean: float
     std: NonNegativeFloat
@@ -194,6 +240,8 @@ class Member(Part):
     policy_digest: str | None = None
     strategy: str
     recovery_seed: int | None = None
+    seed_spread: dict[str, SeedSpread] = {}
+    sparsity: dict[str, Share] = {}
     fidelity: Literal["proxy", "short", "full"]
     feasible: bool
     parameters: NonNegativeInt
@@ -208,8 +256,9 @@ class Member(Part):
 
 
 class Gain(Part):
-    """Gain over the best control with its 95% interval, in hypervolume."""
+    """Gain in hypervolume over the best control, `control`, with its 95% interval."""
 
+    control: str
     value: float
     low: float
     high: float
@@ -230,6 +279,9 @@ class FrontDocument(Part):
     cpu_seconds: NonNegativeFloat
     gpu_seconds: NonNegativeFloat = 0.0
     hypervolume: Hypervolume | None = None
+    history: tuple[HistoryPoint, ...] = ()
+    importance: Importance | None = None
+    ended_because: str | None = None
     picks: dict[Literal["most_accurate", "balanced", "fastest", "smallest"], str] = {}
     baseline: Member
     controls: dict[str, tuple[Member, ...]] = {}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from autoprune.report.document import Estimate, FrontDocument, Member
+from autoprune.report.document import Change, Estimate, FrontDocument, Member, PredictorInfo
 
 Cell = str | int | float | bool | None
 
@@ -19,12 +20,33 @@ def member_rows(front: FrontDocument, *, baseline: bool = False) -> list[dict[st
 
 
 def text_table(front: FrontDocument) -> tuple[list[str], list[list[str]]]:
-    """Return (headers, rows) for readers, the dense model first."""
-    metrics = list(dict.fromkeys(n for m in (front.baseline, *front.members) for n in front.estimates(m)))
-    headers = ["model", *(_metric_header(front, name) for name in metrics), "latency ms", "speed-up [95%]"]
+    """Return (headers, rows) for readers, the dense model first; of the metrics those that were asked for."""
+    found = list(dict.fromkeys(n for m in (front.baseline, *front.members) for n in front.estimates(m)))
+    asked = {o.name for o in front.objectives} | _constrained(front)
+    metrics = [name for name in found if name in asked]
+    headers = ["model", *(_metric_header(front, name) for name in metrics), "no loss", "latency ms", "speed-up [95%]"]
     headers += ["parameters", "MACs", "bytes"]
     rows = [_texts(front, member, metrics) for member in (front.baseline, *front.members)]
     return headers, rows
+
+
+def remarks(front: FrontDocument) -> list[str]:
+    """Return what is to be said of a front beside its table: one plain line each, where it is known."""
+    lines = []
+    if front.picks:
+        names = {member.id: member.name for member in front.members}
+        lines.append("; ".join(f"{what.replace('_', ' ')}: {names[ident]}" for what, ident in front.picks.items()))
+    margins = {c.margin for m in front.members if (c := _change(front, m)) is not None}
+    if len(margins) == 1:
+        margin = f"{margins.pop():g}"
+        lines.append(f"no loss: {front.metric.name} at most {margin} worse than the dense model's, with 95% confidence")
+    gain = front.gain_over_best_control
+    if gain is not None:
+        interval = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+        lines.append(f"hypervolume gained over the best control, {gain.control.replace('_', ' ')}: {interval}")
+    if front.predictor is not None:
+        lines.append(_predictor(front.predictor))
+    return lines
 
 
 def _figures(front: FrontDocument, member: Member) -> dict[str, Cell]:
@@ -57,7 +79,9 @@ def _figures(front: FrontDocument, member: Member) -> dict[str, Cell]:
 def _texts(front: FrontDocument, member: Member, metrics: Sequence[str]) -> list[str]:
     estimates = front.estimates(member)
     latency = front.deployment(member).latency
+    change = _change(front, member)
     cells = [member.name, *(_interval(estimates.get(name)) for name in metrics)]
+    cells.append("–" if change is None else "yes" if change.noninferior else "not shown")
     if latency is None:
         cells += ["–", "–"]
     else:
@@ -65,6 +89,32 @@ def _texts(front: FrontDocument, member: Member, metrics: Sequence[str]) -> list
         speedup = f"{latency.speedup:.2f}x [{latency.speedup_low:.2f}, {latency.speedup_high:.2f}]"
         cells += [f"{latency.ms:.4g}{flag}", speedup]
     return [*cells, f"{member.parameters:,}", f"{member.macs:,}", f"{member.bytes:,}"]
+
+
+def _change(front: FrontDocument, member: Member) -> Change | None:
+    """Return a member's paired change of the first objective; None of the dense model."""
+    return front.deployment(member).versus_dense.get(front.metric.name)
+
+
+def _constrained(front: FrontDocument) -> set[str]:
+    """Return the names that the constraints speak of, such as `recall` in `recall>=0.9`."""
+    return {re.split(r"[<>=() ]", constraint.expression, maxsplit=1)[0] for constraint in front.constraints}
+
+
+def _predictor(info: PredictorInfo) -> str:
+    figures = [
+        ("rank correlation", info.kendall_tau, info.cost_only.kendall_tau),
+        ("same-cost concordance", info.same_cost_concordance, info.cost_only.concordance),
+    ]
+    told = [f"{name} {ours:.2f} (cost alone {_figure(cost)})" for name, ours, cost in figures if ours is not None]
+    if info.coverage_90 is not None:
+        told.append(f"{info.coverage_90:.0%} inside its 90% interval")
+    line = f"predictor, on {info.n} candidates it had not seen: {', '.join(told) or 'too few to tell'}"
+    return f"{line}; set aside: {info.fallback_reason or 'no better than its prior'}" if info.fallback_used else line
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2f}"
 
 
 def _interval(estimate: Estimate | None) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autoprune.markup import escape_code, escape_markdown
 from autoprune.report.document import FrontDocument
-from autoprune.report.rows import Cell, member_rows, text_table
+from autoprune.report.rows import Cell, member_rows, remarks, text_table
 from autoprune.storage import write_file
 
 __all__ = ["front_csv", "front_markdown", "member_rows", "write_front"]
@@ -46,9 +46,10 @@ def front_markdown(front: FrontDocument) -> str:
     headers, rows = text_table(front)
     target = front.targets[front.first_target]
     counts = front.evaluations
+    lost = f"{counts.failed} failed" + (f", {counts.stopped} stopped early" if counts.stopped else "")
     made = (
         f"{len(front.members)} models, from {counts.short + counts.proxy} candidates searched and {counts.full} "
-        f"recovered in full ({counts.failed} failed) in {front.wall_seconds:.0f} s."
+        f"recovered in full ({lost}) in {front.wall_seconds:.0f} s."
     )
     measured = (
         f"Latency on `{escape_code(front.first_target)}`: batch {target.batch}, {target.threads} thread(s), "
@@ -57,9 +58,7 @@ def front_markdown(front: FrontDocument) -> str:
     lines = [f"# Front of {escape_markdown(front.run)}", "", made, measured, ""]
     lines += [_row([escape_markdown(header) for header in headers]), _row(["---"] + ["---:"] * (len(headers) - 1))]
     lines += [_row([escape_markdown(name), *figures]) for name, *figures in rows]
-    if front.picks:
-        names = {member.id: member.name for member in front.members}
-        lines += ["", *(f"- {k.replace('_', ' ')}: {escape_markdown(names[v])}" for k, v in front.picks.items())]
+    lines += ["", *(f"- {escape_markdown(line)}" for line in remarks(front))]
     return "\n".join(lines) + "\n"
 
 

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 from autoprune.records import CandidateRecord
 from autoprune.report.document import FrontDocument
 
-Stage = Literal["search", "finalists", "front"]
+Stage = Literal["proxy", "search", "controls", "finalists", "front"]
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,12 @@ class RunInfo:
         name: Run name.
         directory: Where it writes.
         objectives: Objective name -> direction, `min` or `max`.
-        evaluations: Candidates that the search may evaluate.
-        resumed: Candidates that an earlier call has finished.
+        evaluations: Briefly recovered candidates that the search may evaluate.
+        resumed: Such candidates that an earlier call has finished.
         baseline: The dense model's value of each objective.
         warnings: What a user should know before the time is spent.
+        proxy_evaluations: Untrained candidates that may be evaluated before them.
+        sampler: Who proposes.
     """
 
     name: str
@@ -33,6 +35,8 @@ class RunInfo:
     resumed: int
     baseline: Mapping[str, float]
     warnings: tuple[str, ...] = ()
+    proxy_evaluations: int = 0
+    sampler: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,12 +45,15 @@ class Progress:
 
     Args:
         stage: What it is doing.
-        done: Candidates finished in this stage, failures included.
+        done: Candidates finished in this stage, failed and stopped ones included.
         total: Candidates of this stage.
         failed: Candidates failed in this stage.
         elapsed_s: Seconds since this call started.
         remaining_s: Estimated seconds to the end of this stage; None before there is a rate.
-        front: (id, objective -> value) of the non-dominated candidates so far.
+        front: (id, objective -> value) of the non-dominated candidates of this stage so far.
+        stopped: Candidates of this stage that were stopped at a rung.
+        rank_correlation: Kendall's of the predictor on candidates of this stage; None before there is one.
+        picks: `most_accurate`, `balanced`, `fastest` -> id of a member of `front`.
     """
 
     stage: Stage
@@ -56,6 +63,9 @@ class Progress:
     elapsed_s: float
     remaining_s: float | None
     front: tuple[tuple[str, Mapping[str, float]], ...] = field(default_factory=tuple)
+    stopped: int = 0
+    rank_correlation: float | None = None
+    picks: Mapping[str, str] = field(default_factory=dict)
 
 
 class Callback(Protocol):

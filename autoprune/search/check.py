@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import LoadedConfig
-from autoprune.errors import ConfigError
 from autoprune.evaluation.types import Evaluation, Interval, Latency
 from autoprune.pruning import Recovery
+from autoprune.search.budget import CONTROL_KINDS, EMISSIONS
 from autoprune.search.directory import RunDirectory
-from autoprune.search.objectives import Constraints, constraints_of
+from autoprune.search.objectives import constraints_of
+from autoprune.search.phases import proxy_evaluations
+from autoprune.search.reach import measure_floor, refuse_unreachable
 from autoprune.search.workbench import Setup, Workbench
 from autoprune.tasks import TaskRef, check_task
 from autoprune.tasks.protocol import Task
@@ -59,6 +61,10 @@ class CheckReport:
         floor: Target -> latency with every group at its least width: no policy of the space is faster.
         estimate_seconds: Rough wall time of the whole run.
         warnings: What a user should know before spending the time.
+        bytes: Bytes of the dense model's parameters and buffers.
+        floor_parameters: Parameters with every group at its least width.
+        floor_macs: Multiply-accumulates of one example with every group at its least width.
+        floor_bytes: Bytes with every group at its least width.
     """
 
     name: str
@@ -73,6 +79,10 @@ class CheckReport:
     floor: Mapping[str, Latency]
     estimate_seconds: float
     warnings: tuple[str, ...]
+    bytes: int = 0
+    floor_parameters: int = 0
+    floor_macs: int = 0
+    floor_bytes: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
@@ -95,7 +105,7 @@ def check(loaded: LoadedConfig) -> CheckReport:
     dense = bench.evaluate(bench.model, seed=0, rounds=bench.config.latency.rounds, seconds={})
     floor = measure_floor(bench)
     constraints = constraints_of(bench.config, bench.task, dense.quality["val"][bench.task.metrics[0].name].value)
-    refuse_unreachable(constraints, dense, floor)
+    refuse_unreachable(bench, constraints, floor)
     return CheckReport(
         name=bench.config.name,
         tracer=bench.groups.tracer,
@@ -108,7 +118,11 @@ def check(loaded: LoadedConfig) -> CheckReport:
         macs=dense.cost.macs,
         baseline=dense.quality["val"],
         latency=dense.latency,
-        floor=floor,
+        floor=floor.latency,
+        floor_parameters=floor.cost.parameters,
+        floor_macs=floor.cost.macs,
+        floor_bytes=floor.cost.bytes,
+        bytes=dense.cost.bytes,
         estimate_seconds=_estimate(bench, dense),
         warnings=(*warnings, *bench.groups.notes),
     )
@@ -135,31 +149,6 @@ def run_directory_of(loaded: LoadedConfig) -> RunDirectory:
     return RunDirectory(Path(loaded.config.output) / loaded.config.name)
 
 
-def measure_floor(bench: Workbench) -> dict[str, Latency]:
-    """Return target -> latency with every group at its least width."""
-    smallest = bench.pruner.cut(bench.space.smallest()).model
-    rounds = bench.config.latency.rounds
-    return {t.name: bench.time(bench.deploy(smallest, t), t, seed=0, rounds=rounds) for t in bench.targets}
-
-
-def refuse_unreachable(constraints: Constraints, dense: Evaluation, floor: Mapping[str, Latency]) -> None:
-    """Refuse a latency limit below what the smallest model of the space takes.
-
-    Raises:
-        ConfigError: The limit cannot be met; the message names the reachable range.
-    """
-    limit = constraints.max_latency_ms
-    if limit is None:
-        return
-    target, least = next(iter(floor.items()))
-    if limit < least.low:
-        raise ConfigError(
-            f"constraints.max_latency_ms: {limit:g} ms cannot be reached on {target}: with every group at its least "
-            f"width the model takes {least.ms:.4g} ms, dense {dense.latency[target].ms:.4g} ms.",
-            hint="Ask for more, or let the space remove more (sparsity.max).",
-        )
-
-
 def _estimate(bench: Workbench, dense: Evaluation) -> float:
     """Return the rough wall seconds of a run: training steps timed at both ends of the space, plus measurements."""
     budget, search = bench.config.recovery, bench.config.search
@@ -170,8 +159,14 @@ def _estimate(bench: Workbench, dense: Evaluation) -> float:
         per_step.append((time.monotonic() - started) / PROBE_STEPS)
     step = sum(per_step) / len(per_step)
     measuring = sum(dense.seconds.values())
-    evaluations = search.budget.evaluations / search.workers
-    final = budget.finalists * (budget.full_steps * step / search.workers + 3 * measuring)
-    total = evaluations * (budget.short_steps * step + measuring) + final
+    proxies = proxy_evaluations(bench.config, len(bench.space.groups))
+    shorts = search.budget.evaluations + CONTROL_KINDS * search.controls
+    fulls = budget.finalists * budget.seeds
+    jobs = (
+        proxies * measuring
+        + shorts * (budget.short_steps * step + measuring)
+        + fulls * (budget.full_steps * step + measuring)
+    )
+    total = jobs / search.workers + budget.finalists * EMISSIONS * measuring
     limit = search.budget.minutes
     return total if limit is None else min(total, 60.0 * limit)

@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import RunConfig, compare_configs, dump_config, effective_config, read_yaml
+from autoprune.config import RunConfig, compare_configs, dump_config, effective_config, read_yaml, validate
 from autoprune.errors import ConfigError, OutputError, StorageError
 from autoprune.storage import write_file
 
@@ -95,7 +95,7 @@ class RunDirectory:
         return document if isinstance(document, dict) else {}
 
     def _refuse_changes(self, config: RunConfig, identity: Mapping[str, str]) -> None:
-        before = read_yaml(self.path / CONFIG_FILE).data
+        before = effective_config(validate(RunConfig, read_yaml(self.path / CONFIG_FILE)))
         changed = compare_configs(before, effective_config(config))
         known = self.about().get("identity", {})
         changed += [f"{k} has changed" for k, v in identity.items() if k in known and known[k] != v]
@@ -116,11 +116,16 @@ class EventLog:
 
     Args:
         path: The file.
+
+    Attributes:
+        workers_cpu_s: Processor seconds that other processes have reported for their candidates.
     """
 
     def __init__(self, path: Path) -> None:
+        self.workers_cpu_s = 0.0
         self._path = path
         self._start = time.monotonic()
+        self._cpu_start = _cpu_s()
         self._session = datetime.now(UTC).isoformat(timespec="seconds")
 
     @property
@@ -128,15 +133,20 @@ class EventLog:
         """Seconds since this call started."""
         return time.monotonic() - self._start
 
+    @property
+    def cpu_s(self) -> float:
+        """Processor seconds of this call: of this process, and of its workers as far as they have reported or ended."""
+        own, children = _cpu_s()
+        return own - self._cpu_start[0] + max(children - self._cpu_start[1], self.workers_cpu_s)
+
     def add(self, event: str, **details: Any) -> None:
         """Append an event.
 
         Raises:
             StorageError: The file cannot be written.
         """
-        times = os.times()
-        cpu = times.user + times.system + times.children_user + times.children_system
-        line = {"session": self._session, "elapsed_s": round(self.elapsed, 3), "cpu_s": round(cpu, 2), "event": event}
+        times = {"elapsed_s": round(self.elapsed, 3), "cpu_s": round(self.cpu_s, 2)}
+        line = {"session": self._session, **times, "event": event}
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line | details) + "\n")
@@ -146,6 +156,12 @@ class EventLog:
     def count(self, event: str) -> int:
         """Return how many events of a name all calls of the run have logged."""
         return sum(line.get("event") == event for line in read_events(self._path))
+
+
+def _cpu_s() -> tuple[float, float]:
+    """Return processor seconds of this process and of its children that have ended."""
+    times = os.times()
+    return times.user + times.system, times.children_user + times.children_system
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:

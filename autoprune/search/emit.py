@@ -2,54 +2,74 @@
 
 from __future__ import annotations
 
-import platform
 import shutil
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+
+import numpy as np
 
 from autoprune.artifacts import FORMATS, CardFacts, export_bytes, render_card, save_member
 from autoprune.artifacts import Member as Artifact
 from autoprune.errors import AutopruneError, CandidateError
 from autoprune.evaluation import compare, intervals, predictor_of, score
-from autoprune.evaluation.types import Cost, Interval, Latency
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
     Change,
     Constraint,
     Deployment,
-    Estimate,
-    EvaluationCounts,
     FrontDocument,
-    LatencyResult,
+    Gain,
+    Importance,
     Member,
     Provenance,
     Quality,
-    TargetInfo,
     Warned,
 )
 from autoprune.report.document import Objective as ObjectiveInfo
+from autoprune.report.html import write_report
 from autoprune.report.writers import write_front
-from autoprune.runtimes import Session, Target
-from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, cpu_name, total_times, versions
+from autoprune.runtimes import Session
+from autoprune.search.controls import control_records, plan_controls
+from autoprune.search.describe import (
+    TrustFigures,
+    control_members,
+    counts_of,
+    estimates_of,
+    latency_of,
+    predicted_of,
+    predictor_info,
+    seed_spread_of,
+    sizes_of,
+    sparsity_of,
+    target_info,
+)
+from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, total_times, versions
+from autoprune.search.finalists import is_feasible
+from autoprune.search.gain import GainScale, gain_over
+from autoprune.search.importance import importance_of
 from autoprune.search.loop import policy_of, violations_of
 from autoprune.search.measured import Deployed, Measured, choose_front, deploy_all, measure_finalists
 from autoprune.search.objectives import Constraints
-from autoprune.search.summary import hypervolume_of, picks_of, warnings_of
+from autoprune.search.summary import (
+    disagreements,
+    history_of,
+    hypervolume_of,
+    off_grid,
+    picks_of,
+    searched,
+    warnings_of,
+)
 from autoprune.search.workbench import WEIGHTS_FILE, Workbench, evaluation_of
 from autoprune.storage import MANIFEST, read_manifest
 from autoprune.tasks import TestAccess
+from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import Evaluated
 
 FRONT_FOLDER = "front"
 DENSE_NAME = "dense"
 ONNX_FILE = "model.onnx"
 PROBE_BATCH = 2
-PROTOCOL = (
-    "interleaved with the dense model in random order, in several passes through all finalists; speed-up = geometric "
-    "mean of the paired rounds; ms = the run's dense reference / speed-up"
-)
 
 
 @dataclass(frozen=True)
@@ -65,6 +85,9 @@ class Emission:
         config_sha256: Digest of the configuration.
         records: All records by id.
         dense: The dense model's record.
+        trust: What is known of the predictor, where one was used.
+        ended_because: Why the search ended, such as `budget` or `plateau`.
+        repeats: Policy digest -> full records of its recoveries with several seeds.
     """
 
     bench: Workbench
@@ -75,13 +98,16 @@ class Emission:
     config_sha256: str
     records: Mapping[str, CandidateRecord]
     dense: CandidateRecord
+    trust: TrustFigures | None = None
+    ended_because: str | None = None
+    repeats: Mapping[str, Sequence[CandidateRecord]] = field(default_factory=dict)
 
 
 def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[FrontDocument, list[str]]:
     """Measure the finalists, choose the front, score it once on test and write it.
 
     Returns:
-        The front as written, and one line for each finalist that could not be emitted.
+        The front as written, and one line for each finalist or report that could not be emitted.
     """
     bench = emission.bench
     dense = deploy_all(bench, bench.model)
@@ -99,6 +125,10 @@ def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[Fron
             failures.append(f"{chosen.record.id}: {error}")
     document = _document(emission, members, scorer)
     write_front(document, emission.directory.path)
+    try:
+        write_page(emission.directory.path)
+    except AutopruneError as error:
+        failures.append(f"report.html: {error}")
     _remove_old(emission.directory.path / FRONT_FOLDER, {Path(m.directory or "").name for _, m in members})
     return document, failures
 
@@ -111,7 +141,7 @@ class Scorer:
         self.bench = emission.bench
         self.dense = dense
         self.access = TestAccess(emission.bench.user_task, reads=emission.events.count("test_read"))
-        self.targets = {t.name: _target(self.bench, t) for t in self.bench.targets}
+        self.targets = {t.name: target_info(self.bench, t) for t in self.bench.targets}
         self._dense_test: dict[str, Evaluated] = {}
         self.dense_member = self._baseline()
 
@@ -128,8 +158,8 @@ class Scorer:
             if target.name != first:
                 val = intervals(self.bench.task, score(self.bench.task, session, "val"), seed=0)
             deployments[target.name] = Deployment(
-                quality=Quality(val=_estimates(val), test=_estimates(intervals(self.bench.task, test, seed=0))),
-                latency=_latency(latency, latency),
+                quality=Quality(val=estimates_of(val), test=estimates_of(intervals(self.bench.task, test, seed=0))),
+                latency=latency_of(latency, latency),
             )
         return Member(
             id=record.id,
@@ -138,7 +168,7 @@ class Scorer:
             fidelity="full",
             feasible=all(v <= 0.0 for v in violations_of(self.emission.constraints, record).values()),
             deployments=deployments,
-            **_sizes(evaluation.cost),
+            **sizes_of(evaluation.cost),
         )
 
     def member(self, chosen: Measured, rank: int) -> Member:
@@ -162,8 +192,11 @@ class Scorer:
             fidelity="full",
             feasible=chosen.feasible,
             deployments=deployments,
-            warnings=(*warnings_of(chosen, evaluation_of(self.emission.dense), self.bench.targets[0].name), *missing),
-            **_sizes(chosen.evaluation.cost),
+            warnings=(*self._warnings(chosen, deployments[self.bench.targets[0].name]), *missing),
+            seed_spread=seed_spread_of(self._recoveries(record)),
+            sparsity=sparsity_of(record, self.bench.space),
+            predicted=predicted_of(record),
+            **sizes_of(chosen.evaluation.cost),
         )
         artifact = {t.name: ONNX_FILE if t.runtime == "onnxruntime" else WEIGHTS_FILE for t in self.bench.targets}
         self._save(chosen, described, exported)
@@ -173,6 +206,18 @@ class Scorer:
             for name, form in deployments.items()
         }
         return described.model_copy(update={"deployments": forms})
+
+    def _warnings(self, chosen: Measured, deployment: Deployment) -> list[Warned]:
+        speed = warnings_of(chosen, evaluation_of(self.emission.dense), self.bench.targets[0].name)
+        widths = off_grid(self.bench.groups, policy_of(chosen.record))
+        return [*speed, *widths, *disagreements(deployment.quality.val, deployment.quality.test)]
+
+    def _recoveries(self, record: CandidateRecord) -> list[CandidateRecord]:
+        """Return the complete full records of a finalist's policy, itself included."""
+        repeats = self.emission.repeats.get(record.digest, ())
+        known = {r.id: r for r in (record, *repeats, *self.emission.records.values())}
+        mine = [r for r in known.values() if r.digest == record.digest and r.fidelity == "full"]
+        return [r for r in mine if r.state == "complete"]
 
     def _exports(self, chosen: Measured) -> tuple[dict[str, bytes], list[Warned]]:
         """Return format -> file content, and a warning for each format that the model cannot be exported to."""
@@ -203,7 +248,7 @@ class Scorer:
             example=bench.task.example_inputs(batch_size=PROBE_BATCH),
             policy=policy.to_json(),
             architecture=chosen.architecture,
-            metrics={"measured": facts.member, "predicted": {}},
+            metrics={"measured": facts.member, "predicted": facts.member["predicted"]},
             card=render_card(facts),
             formats=tuple(exported),
             exported=exported,
@@ -216,11 +261,11 @@ class Scorer:
         changes = compare(task, test, self._dense_test[target], seed=seed)
         return Deployment(
             quality=Quality(
-                val=_estimates(intervals(task, chosen.val[target], seed=seed)),
-                test=_estimates(intervals(task, test, seed=seed)),
+                val=estimates_of(intervals(task, chosen.val[target], seed=seed)),
+                test=estimates_of(intervals(task, test, seed=seed)),
             ),
             versus_dense={name: Change(**asdict(change)) for name, change in changes.items()},
-            latency=_latency(chosen.evaluation.latency[target], evaluation_of(self.emission.dense).latency[target]),
+            latency=latency_of(chosen.evaluation.latency[target], evaluation_of(self.emission.dense).latency[target]),
         )
 
     def _test(self, session: Session, candidate: str) -> Evaluated:
@@ -233,34 +278,63 @@ def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], sc
     bench, records = emission.bench, list(emission.records.values())
     wall, cpu = total_times(emission.directory.path / EVENTS_FILE)
     values = [chosen.values for chosen, _ in members]
-    names = versions()
+    metrics, dense = bench.task.metrics, emission.dense.values
+    controls, gain = _compared(emission)
     return FrontDocument(
         run=bench.config.name,
         objectives=tuple(ObjectiveInfo(**asdict(o)) for o in bench.objectives),
         constraints=_constraints(members),
         targets=scorer.targets,
-        provenance=Provenance(
-            autoprune=names.get("autoprune", "unknown"),
-            versions=names,
-            seed=bench.config.search.seed,
-            config_sha256=emission.config_sha256,
-            test_reads=scorer.access.reads,
-            **emission.identity,
-        ),
-        evaluations=_counts(records),
+        provenance=_provenance(emission, scorer),
+        predictor=predictor_info(emission.trust),
+        evaluations=counts_of(records),
         wall_seconds=wall,
         cpu_seconds=cpu,
-        hypervolume=hypervolume_of(bench.objectives, bench.task.metrics, values, emission.dense.values),
+        hypervolume=hypervolume_of(bench.objectives, metrics, values, dense),
+        history=history_of(records, bench.objectives, metrics, dense),
+        importance=_importance(emission),
+        ended_because=emission.ended_because,
         picks=picks_of(bench.objectives, [m.id for _, m in members], values, [m.parameters for _, m in members]),
         baseline=scorer.dense_member,
+        controls=controls,
+        gain_over_best_control=gain,
         members=tuple(m for _, m in members),
     )
 
 
-def _counts(records: Sequence[CandidateRecord]) -> EvaluationCounts:
-    """Count candidates by fidelity; the dense model, number 0, is none."""
-    complete = Counter(str(r.fidelity) for r in records if r.state == "complete" and r.number > 0)
-    return EvaluationCounts(**complete, failed=sum(r.state == "failed" for r in records))
+def _provenance(emission: Emission, scorer: Scorer) -> Provenance:
+    names = versions()
+    return Provenance(
+        autoprune=names.get("autoprune", "unknown"),
+        versions=names,
+        seed=emission.bench.config.search.seed,
+        config_sha256=emission.config_sha256,
+        test_reads=scorer.access.reads,
+        **emission.identity,
+    )
+
+
+def _compared(emission: Emission) -> tuple[dict[str, tuple[Member, ...]], Gain | None]:
+    """Return the controls as members, and the gain over the best of them; constraints hold for both sides alike."""
+    bench, records = emission.bench, list(emission.records.values())
+    plan = plan_controls(bench, records, bench.config.search.controls)
+    found = control_records(plan, records)
+    complete = [r for r in searched(records) if r.state == "complete"]
+    everyone = {r.id: r for r in (*complete, *(r for own in found.values() for r in own))}
+    feasible = {i: is_feasible(emission.constraints, r) for i, r in everyone.items()}
+    gain = gain_over(
+        GainScale(bench.objectives, bench.task.metrics, emission.dense),
+        [r for r in complete if feasible[r.id]],
+        {name: [r for r in own if feasible[r.id]] for name, own in found.items()},
+        np.random.default_rng(bench.config.search.seed),
+    )
+    return {name: control_members(name, own, emission.dense, feasible) for name, own in found.items()}, gain
+
+
+def _importance(emission: Emission) -> Importance | None:
+    bench, objective = emission.bench, emission.bench.objectives[0]
+    metric = next((m for m in bench.task.metrics if m.name == objective.name), None)
+    return importance_of(list(emission.records.values()), objective, metric, bench.config.search.seed)
 
 
 def _constraints(members: Sequence[tuple[Measured, Member]]) -> tuple[Constraint, ...]:
@@ -271,41 +345,18 @@ def _constraints(members: Sequence[tuple[Measured, Member]]) -> tuple[Constraint
     return tuple(Constraint(expression=text, satisfied_by=tuple(ids)) for text, ids in satisfied.items())
 
 
-def _target(bench: Workbench, target: Target) -> TargetInfo:
-    return TargetInfo(
-        runtime=target.runtime,
-        runtime_version=bench.dense.sessions[target.name].runtime_version,
-        precision=target.precision,
-        batch=target.batch,
-        threads=target.threads,
-        shape="default",
-        device=cpu_name(),
-        host=platform.node(),
-        protocol=PROTOCOL,
-    )
+def write_page(directory: Path) -> None:
+    """Write `report.html`; whatever goes wrong with it must not cost the front.
 
-
-def _latency(latency: Latency, reference: Latency) -> LatencyResult:
-    """Return a latency on the run's one scale: that of the dense reference divided by the measured speed-up."""
-    return LatencyResult(
-        ms=reference.ms / latency.speedup,
-        low=reference.low / latency.speedup_high,
-        high=reference.high / latency.speedup_low,
-        samples=latency.samples,
-        speedup=latency.speedup,
-        speedup_low=latency.speedup_low,
-        speedup_high=latency.speedup_high,
-        clean=latency.clean and reference.clean,
-        polluted_share=latency.polluted_share,
-    )
-
-
-def _estimates(found: Mapping[str, Interval]) -> dict[str, Estimate]:
-    return {name: Estimate(**asdict(interval)) for name, interval in found.items()}
-
-
-def _sizes(cost: Cost) -> dict[str, int]:
-    return asdict(cost)
+    Raises:
+        AutopruneError: It cannot be drawn or written.
+    """
+    try:
+        write_report(directory)
+    except AutopruneError:
+        raise
+    except Exception as error:
+        raise AutopruneError(f"The page cannot be drawn: {describe(error)}") from error
 
 
 def _remove_old(folder: Path, current: set[str]) -> None:

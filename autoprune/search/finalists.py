@@ -1,14 +1,16 @@
-"""Search records -> finalists: which candidates deserve full recovery."""
+"""Search records -> finalists: which candidates deserve full recovery, and which recovery stands for each."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from autoprune.pareto import non_dominated, spread
 from autoprune.records import CandidateRecord
-from autoprune.search.loop import violations_of
+from autoprune.search.executors.base import Job
+from autoprune.search.loop import policy_of, violations_of
 from autoprune.search.objectives import Constraints, Objective, minimised
 
 
@@ -37,11 +39,25 @@ def is_feasible(constraints: Constraints, record: CandidateRecord) -> bool:
     return all(v <= 0.0 for v in violations_of(constraints, record).values())
 
 
-def front_so_far(
-    records: Sequence[CandidateRecord], objectives: Sequence[Objective]
-) -> tuple[tuple[str, Mapping[str, float]], ...]:
-    """Return (id, values) of the non-dominated complete records, by the last objective."""
-    complete = [r for r in records if r.state == "complete"]
-    mask = non_dominated(minimised(objectives, [r.values for r in complete]))
-    front = [r for r, on in zip(complete, mask, strict=True) if on]
-    return tuple((r.id, r.values) for r in sorted(front, key=lambda r: r.values[objectives[-1].name]))
+def finalist_jobs(chosen: Sequence[CandidateRecord], seeds: int) -> list[Job]:
+    """Return the full recoveries of the chosen candidates: each with its first seed before any with its second."""
+    return [
+        Job(r.number, policy_of(r), "full", r.proposal, origin="finalist", predicted=r.predicted, repeat=repeat)
+        for repeat in range(seeds)
+        for r in chosen
+    ]
+
+
+def recoveries(records: Iterable[CandidateRecord]) -> dict[str, list[CandidateRecord]]:
+    """Return policy digest -> its complete full recoveries, by seed number; no dense model, no control."""
+    found: dict[str, list[CandidateRecord]] = defaultdict(list)
+    for record in sorted(records, key=lambda r: (r.number, r.repeat)):
+        if record.fidelity == "full" and record.state == "complete" and record.number > 0 and not record.is_control:
+            found[record.digest].append(record)
+    return dict(found)
+
+
+def median_recovery(repeats: Sequence[CandidateRecord], objective: Objective) -> CandidateRecord:
+    """Return the recovery of median quality; of an even number the worse of the two in the middle."""
+    ranked = sorted(repeats, key=lambda r: objective.sign * r.values[objective.name])
+    return ranked[len(ranked) // 2]

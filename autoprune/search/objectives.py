@@ -15,6 +15,7 @@ from autoprune.errors import CandidateError, ConfigError
 from autoprune.evaluation.types import Evaluation
 from autoprune.registry import nearest
 from autoprune.requirements import Requirement, parse_requirement
+from autoprune.tasks import signal_of
 from autoprune.tasks.protocol import MetricSpec, Task
 
 COSTS: Mapping[str, tuple[str, Literal["linear", "log"]]] = {
@@ -93,6 +94,15 @@ def values_of(objectives: Sequence[Objective], evaluation: Evaluation, dense_ms:
     return out
 
 
+def error_like(task: Task, metrics: Mapping[str, float]) -> float:
+    """Return one value of a task's metrics that is lower for a better model: its signal, or else its first metric."""
+    signal = signal_of(task)
+    if signal is not None:
+        return metrics[signal]
+    first = task.metrics[0]
+    return metrics[first.name] if first.direction == "min" else -metrics[first.name]
+
+
 def minimised(objectives: Sequence[Objective], values: Sequence[Mapping[str, float]]) -> npt.NDArray[np.float64]:
     """Return [n, k] values with every objective turned to be minimised; logarithmic ones as logarithms."""
     rows = [[o.sign * (math.log(v[o.name]) if o.scale == "log" else v[o.name]) for o in objectives] for v in values]
@@ -110,6 +120,8 @@ class Constraints:
         metric: The first metric.
         dense: Its value on the dense model.
         target: The latency target that is limited.
+        max_parameters: Most parameters.
+        max_bytes: Most bytes of all parameters and buffers.
     """
 
     max_latency_ms: float | None
@@ -118,6 +130,15 @@ class Constraints:
     metric: MetricSpec
     dense: float
     target: str
+    max_parameters: int | None = None
+    max_bytes: int | None = None
+
+    @property
+    def requirements(self) -> tuple[Requirement, ...]:
+        """Every bound on one value: those on latency and size, then those of `require`."""
+        limits = {"latency_ms": self.max_latency_ms, "parameters": self.max_parameters, "bytes": self.max_bytes}
+        bounds = [Requirement(name, "<=", float(limit)) for name, limit in limits.items() if limit is not None]
+        return (*bounds, *self.require)
 
     def violations(self, figures: Mapping[str, float], latency_ms: float) -> dict[str, float]:
         """Return expression -> by how much it is violated; <= 0 where it holds.
@@ -126,11 +147,8 @@ class Constraints:
             figures: Metrics on val and costs, by name.
             latency_ms: Latency on the first target.
         """
-        out: dict[str, float] = {}
-        if self.max_latency_ms is not None:
-            out[f"latency_ms<={self.max_latency_ms:g}"] = latency_ms - self.max_latency_ms
-        for requirement in self.require:
-            out[requirement.text] = requirement.violation({**figures, "latency_ms": latency_ms})
+        values = {**figures, "latency_ms": latency_ms}
+        out = {requirement.text: requirement.violation(values) for requirement in self.requirements}
         if self.max_drop is not None:
             sign = 1.0 if self.metric.direction == "max" else -1.0
             drop = sign * (self.dense - figures[self.metric.name])
@@ -154,7 +172,16 @@ def constraints_of(config: RunConfig, task: Task, dense: float) -> Constraints:
             )
     limits = config.constraints
     target = config.latency.targets[0]
-    return Constraints(limits.max_latency_ms, require, limits.max_drop, task.metrics[0], dense, target)
+    return Constraints(
+        limits.max_latency_ms,
+        require,
+        limits.max_drop,
+        task.metrics[0],
+        dense,
+        target,
+        limits.max_parameters,
+        limits.max_bytes,
+    )
 
 
 def _is_fraction(metric: MetricSpec) -> bool:

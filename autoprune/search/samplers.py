@@ -1,53 +1,100 @@
-"""Who proposes: Optuna's own samplers by name, and the uniform sweep as one of them."""
+"""Who proposes: samplers by name, and what a learned one tells beside its proposals."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, runtime_checkable
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprune.registry import Registry
+from autoprune.search.context import SamplerContext
 from autoprune.space import BoundSpace
 
+LEARNED = "autoprune"
 SWEEP_LEVELS = 10
 POPULATION = (8, 50)
 
-SamplerFactory = Callable[[BoundSpace, int, int], BaseSampler]
+SamplerFactory = Callable[[SamplerContext], BaseSampler]
 SAMPLERS: Registry[SamplerFactory] = Registry("sampler")
-"""Name -> function of (space, seed, evaluations of the whole run)."""
+"""Name -> function of a phase's context."""
+
+
+class Proposed(Protocol):
+    """Who proposed a trial, and what is expected of it."""
+
+    @property
+    def origin(self) -> str:
+        """Such as `sensitivity`, `seeding`, `infill` or `explore`."""
+        ...
+
+    @property
+    def predicted(self) -> Mapping[str, Mapping[str, float]]:
+        """Objective -> `mean`, `std` and `at_evaluation`; empty where nothing was predicted."""
+        ...
+
+
+@runtime_checkable
+class LearnedSampler(Protocol):
+    """What a sampler that predicts tells the run, beside proposing."""
+
+    def proposal(self, trial_number: int) -> Proposed | None:
+        """Return what is known of a trial that it proposed; None of any other."""
+        ...
+
+    def finished(self, study: Study) -> str | None:
+        """Return `plateau` or `exhausted` when going on with a study is not worth it, else None."""
+        ...
+
+    def fallback_reason(self) -> str | None:
+        """Return why it proposes without its predictor; None while it uses it."""
+        ...
+
+    def weights(self) -> Mapping[str, float]:
+        """Return member of the ensemble -> its weight."""
+        ...
+
+
+@SAMPLERS.register(LEARNED)
+def learned_sampler(context: SamplerContext) -> BaseSampler:
+    """Learn quality from what was measured, and propose what improves the front most by its prediction."""
+    from autoprune.search.sampler import AutopruneSampler
+
+    return AutopruneSampler(context)
 
 
 @SAMPLERS.register("random")
-def random_sampler(space: BoundSpace, seed: int, evaluations: int) -> BaseSampler:
+def random_sampler(context: SamplerContext) -> BaseSampler:
     """Draw every dimension uniformly and independently."""
-    del space, evaluations
-    return RandomSampler(seed=seed)
+    return RandomSampler(seed=context.seed)
 
 
 @SAMPLERS.register("nsga2")
-def nsga2_sampler(space: BoundSpace, seed: int, evaluations: int) -> BaseSampler:
+def nsga2_sampler(context: SamplerContext) -> BaseSampler:
     """Evolve a population (Deb et al., NSGA-II, 2002), sized so that a run sees about four generations or more."""
-    del space
     low, high = POPULATION
-    return NSGAIISampler(population_size=max(low, min(high, evaluations // 4)), seed=seed)
+    return NSGAIISampler(population_size=max(low, min(high, context.evaluations // 4)), seed=context.seed)
 
 
 @SAMPLERS.register("tpe")
-def tpe_sampler(space: BoundSpace, seed: int, evaluations: int) -> BaseSampler:
+def tpe_sampler(context: SamplerContext) -> BaseSampler:
     """Model good and bad candidates by densities (Ozaki et al., Multiobjective TPE, 2020)."""
-    del space, evaluations
-    return TPESampler(seed=seed)
+    return TPESampler(seed=context.seed)
+
+
+@SAMPLERS.register("gp")
+def gp_sampler(context: SamplerContext) -> BaseSampler:
+    """Improve the expected hypervolume of a Gaussian process (Daulton et al., qEHVI, 2020)."""
+    return GPSampler(seed=context.seed)
 
 
 @SAMPLERS.register("uniform")
-def uniform_sampler(space: BoundSpace, seed: int, evaluations: int) -> BaseSampler:
+def uniform_sampler(context: SamplerContext) -> BaseSampler:
     """Remove the same share of every group, swept over the whole range: the control."""
-    del seed, evaluations
-    return UniformSampler(space)
+    return UniformSampler(context.space)
 
 
 class UniformSampler(BaseSampler):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,24 @@ from typing import Any, TypeVar
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 from sqlalchemy.exc import DatabaseError
 
 from autoprune.errors import RunLockedError, StorageError
-from autoprune.records import CandidateRecord
+from autoprune.records import CandidateRecord, State
+from autoprune.search.context import SIGNAL
 from autoprune.storage import storage_errors
 
 T = TypeVar("T")
 
+STATES: Mapping[State, TrialState] = {
+    "complete": TrialState.COMPLETE,
+    "stopped": TrialState.PRUNED,
+    "failed": TrialState.FAIL,
+}
+TIME_SHARE = 0.05
 _LOCKED = ("database is locked", "database table is locked")
 _UNREADABLE = ("not a database", "malformed", "no such table", "no such column")
 _WAIT_S = (0.05, 2.0)
@@ -37,36 +46,58 @@ def proposal_of(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def trial_of(record: CandidateRecord, objectives: Sequence[str] | None = None) -> FrozenTrial:
-    """Return the finished trial of a record: COMPLETE with its values, or FAIL with its reason.
+def trial_of(
+    record: CandidateRecord, objectives: Sequence[str] | None = None, *, signal: str | None = None
+) -> FrozenTrial:
+    """Return the finished trial of a record: COMPLETE with its values, PRUNED with its reports, FAIL with its reason.
 
     The system attributes are kept: without them NSGA-II does not take the trial as a parent.
 
     Args:
         record: The candidate.
         objectives: Names of the values in the study's order; None takes the record's own order.
+        signal: Metric that becomes the user attribute `signal`, where the record has it.
 
     Raises:
         StorageError: The proposal in the record is not Optuna's.
     """
     complete = record.state == "complete"
     proposal: Mapping[str, Any] = record.proposal
-    attributes = {"candidate_id": record.id, "digest": record.digest, "fidelity": record.fidelity}
-    if record.failure is not None:
-        attributes["failure"] = ": ".join(str(record.failure.get(k, "")) for k in ("stage", "reason", "message"))
     encoded: Mapping[str, Any] = proposal.get("distributions", {})
     try:
         return create_trial(
-            state=TrialState.COMPLETE if complete else TrialState.FAIL,
+            state=STATES[record.state],
             params=dict(proposal.get("params", {})),
             distributions={k: json_to_distribution(json.dumps(d)) for k, d in encoded.items()},
             values=[record.values[name] for name in objectives or record.values] if complete else None,
-            user_attrs=attributes,
+            user_attrs=attributes_of(record, signal),
             system_attrs=dict(proposal.get("system_attrs", {})),
+            intermediate_values={r.step: r.value for r in record.reports},
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         message = f"Candidate {record.id} holds a proposal or values that make no trial: {error}"
         raise StorageError(message, hint=f"Remove candidates/{record.id} to have it evaluated again.") from error
+
+
+def attributes_of(record: CandidateRecord, signal: str | None = None) -> dict[str, Any]:
+    """Return the user attributes of a record's trial."""
+    found: dict[str, Any] = {"candidate_id": record.id, "digest": record.digest, "fidelity": record.fidelity}
+    if record.origin:
+        found["origin"] = record.origin
+    if record.predicted:
+        found["predicted"] = {name: dict(expected) for name, expected in record.predicted.items()}
+    if record.failure is not None:
+        found["failure"] = ": ".join(str(record.failure.get(k, "")) for k in ("stage", "reason", "message"))
+    value = signal_value(record, signal)
+    return found if value is None else {**found, SIGNAL: value}
+
+
+def signal_value(record: CandidateRecord, signal: str | None) -> float | None:
+    """Return a complete record's value of the task's smooth signal on val; None where there is none."""
+    if signal is None or record.state != "complete" or record.evaluation is None:
+        return None
+    interval = record.evaluation.get("quality", {}).get("val", {}).get(signal)
+    return None if interval is None else float(interval["value"])
 
 
 def memory_study(
@@ -74,6 +105,8 @@ def memory_study(
     sampler: BaseSampler,
     directions: Sequence[str],
     objectives: Sequence[str] | None = None,
+    *,
+    storage: BaseStorage | None = None,
 ) -> optuna.Study:
     """Return an in-memory study that knows the records' trials, in their order.
 
@@ -82,9 +115,10 @@ def memory_study(
         sampler: Who proposes.
         directions: `minimize` or `maximize`, one an objective.
         objectives: Names of the values in that order; None takes each record's own order.
+        storage: Where it is kept; None = in memory.
     """
     with _quiet():
-        study = optuna.create_study(sampler=sampler, directions=_directions(directions))
+        study = optuna.create_study(storage=storage, sampler=sampler, directions=_directions(directions))
     study.add_trials([trial_of(record, objectives) for record in records])
     return study
 
@@ -118,6 +152,9 @@ class StudyIndex:
         self.patience_s = patience_s
         self._study: optuna.Study | None = None
         self._storage: optuna.storages.RDBStorage | None = None
+        self._waiting: deque[CandidateRecord] = deque()
+        self._opened = time.monotonic()
+        self._spent_s = 0.0
 
     def sync(self, records: Sequence[CandidateRecord]) -> None:
         """Make the study hold exactly the records' trials: add the missing, rebuild where others are found.
@@ -145,8 +182,35 @@ class StudyIndex:
         trial = trial_of(record, self.objectives)
         self._patiently(lambda: self._open().add_trial(trial))
 
+    def offer(self, record: CandidateRecord) -> None:
+        """Take a record, whose trial is appended now or later: the index takes a small share of a run's time.
+
+        Raises:
+            RunLockedError: The database stayed locked.
+            StorageError: The file cannot be written.
+        """
+        self._waiting.append(record)
+        while self._waiting and self._spent_s <= TIME_SHARE * (time.monotonic() - self._opened):
+            self._append_first()
+
+    def flush(self) -> None:
+        """Append what `offer` has put off.
+
+        Raises:
+            RunLockedError: The database stayed locked.
+            StorageError: The file cannot be written.
+        """
+        while self._waiting:
+            self._append_first()
+
+    def _append_first(self) -> None:
+        started = time.monotonic()
+        self.add(self._waiting[0])
+        self._waiting.popleft()
+        self._spent_s += time.monotonic() - started
+
     def close(self) -> None:
-        """Give the file back."""
+        """Give the file back; what was put off is left to the next `sync`."""
         if self._storage is not None:
             self._storage.remove_session()
             self._storage.engine.dispose()

@@ -1,28 +1,34 @@
-"""Front -> what is said of it: named picks, hypervolume, warnings."""
+"""Front and records -> what is said of them: named picks, hypervolume and its history, warnings."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
+from autoprune.errors import ConfigError
 from autoprune.evaluation.types import Evaluation
-from autoprune.pareto import hypervolume, knee
-from autoprune.report.document import Hypervolume, Warned
+from autoprune.groups.types import ModelGroups
+from autoprune.pareto import hypervolume, knee, non_dominated
+from autoprune.policy import Policy
+from autoprune.pruning.selection import width_after
+from autoprune.records import CandidateRecord, Fidelity
+from autoprune.report.document import Estimate, HistoryPoint, Hypervolume, Warned
 from autoprune.search.measured import Measured
-from autoprune.search.objectives import COSTS, Objective, minimised
+from autoprune.search.objectives import Objective, minimised
+from autoprune.search.scaling import ranges_of, scaled, table_of
+from autoprune.space import SearchSpace, SparsitySpec
 from autoprune.tasks.protocol import MetricSpec
 
 PickName = Literal["most_accurate", "balanced", "fastest", "smallest"]
-COST_RANGE = 100.0
-WORST_ERROR = 0.5
-ERROR_FACTOR = 5.0
 OVERHEAD_MACS = 2.0
 OVERHEAD_SHARE = 0.5
+FIDELITIES: tuple[Fidelity, ...] = ("proxy", "short", "full")
 
 Values = Mapping[str, float]
+Floats = npt.NDArray[np.float64]
 
 
 def picks_of(
@@ -49,16 +55,54 @@ def hypervolume_of(
     its best value to max(0.5, 5 x the dense model's error) away from it, or where it has no bounds, half the dense
     value away from the dense value on either side.
     """
-    specs = {m.name: m for m in metrics}
-    ranges = {o.name: _range(o, specs.get(o.name), dense[o.name]) for o in objectives}
-    rows = [[_scaled(o, v[o.name], ranges[o.name]) for o in objectives] for v in values]
+    ranges = ranges_of(objectives, metrics, dense)
     corner = [1.0] * len(objectives)
-    points = np.asarray(rows, dtype=np.float64).reshape(len(rows), len(objectives))
-    return Hypervolume(value=hypervolume(points, corner), reference=tuple(corner), normalisation=ranges)
+    points = scaled(objectives, ranges, table_of(objectives, values))
+    return Hypervolume(value=hypervolume(points, corner), reference=tuple(corner), normalisation=dict(ranges))
+
+
+def history_of(
+    records: Sequence[CandidateRecord],
+    objectives: Sequence[Objective],
+    metrics: Sequence[MetricSpec],
+    dense: Values,
+) -> tuple[HistoryPoint, ...]:
+    """Return the hypervolume after each evaluation of the search, a fidelity at a time: they are never compared.
+
+    Evaluations are counted through all fidelities, from the cheapest; those that failed or were stopped count too.
+    The dense model, the controls and further recovery seeds are no evaluations of the search.
+
+    Args:
+        records: Of the run.
+        objectives: Of the run.
+        metrics: Of the task.
+        dense: Objective -> value of the dense model.
+    """
+    ranges, corner = ranges_of(objectives, metrics, dense), [1.0] * len(objectives)
+    fronts = {fidelity: np.empty((0, len(objectives))) for fidelity in FIDELITIES}
+    volumes: dict[Fidelity, float] = {}
+    points = []
+    for evaluation, record in enumerate(searched(records), start=1):
+        if record.state == "complete":
+            point = scaled(objectives, ranges, table_of(objectives, [record.values]))
+            front = np.concatenate([fronts[record.fidelity], point])
+            keep = non_dominated(front)
+            fronts[record.fidelity] = front[keep]
+            if keep[-1]:
+                volumes[record.fidelity] = hypervolume(front[keep], corner)
+        reached = volumes.get(record.fidelity, 0.0)
+        points.append(HistoryPoint(evaluation=evaluation, fidelity=record.fidelity, hypervolume=reached))
+    return tuple(points)
+
+
+def searched(records: Sequence[CandidateRecord]) -> list[CandidateRecord]:
+    """Return the search's own candidates in order: no dense model, no control, no second recovery seed."""
+    own = [r for r in records if r.number > 0 and not r.is_control and r.repeat == 0]
+    return sorted(own, key=lambda r: (FIDELITIES.index(r.fidelity), r.number, r.id))
 
 
 def warnings_of(measured: Measured, dense: Evaluation, target: str) -> tuple[Warned, ...]:
-    """Return what a user should know before taking a member."""
+    """Return what a user should know of a member's speed before taking it."""
     found, latency = [], measured.evaluation.latency[target]
     macs_ratio = dense.cost.macs / max(measured.evaluation.cost.macs, 1)
     if not latency.clean:
@@ -73,22 +117,33 @@ def warnings_of(measured: Measured, dense: Evaluation, target: str) -> tuple[War
     return tuple(found)
 
 
-def _range(objective: Objective, spec: MetricSpec | None, dense: float) -> tuple[float, float]:
-    """Return the (best, worst) values of an objective that become 0 and 1."""
-    if objective.name in COSTS or spec is None:
-        return dense / COST_RANGE, dense
-    best = spec.bounds[1] if objective.direction == "max" else spec.bounds[0]
-    away = -1.0 if objective.direction == "max" else 1.0
-    if not math.isfinite(best):
-        half = abs(dense) / 2 or 1.0
-        return dense - away * half, dense + away * half
-    span = abs(spec.bounds[1] - spec.bounds[0])
-    reach = max(ERROR_FACTOR * abs(best - dense), WORST_ERROR * span if math.isfinite(span) else abs(dense))
-    return best, best + away * reach
+def off_grid(groups: ModelGroups, policy: Policy) -> tuple[Warned, ...]:
+    """Return a warning when groups keep widths that are no multiple of what runs fast on processors."""
+    try:
+        grid = SearchSpace(name="grid", description="", sparsity=SparsitySpec(max=0.999)).bind(groups).widths
+    except ConfigError:
+        return ()
+    kept = {n: width_after(groups[n], share) for n, share in policy.sparsity.items() if n in grid}
+    off = [name for name, width in kept.items() if width not in grid[name]]
+    if not off:
+        return ()
+    first, more = off[0], f" and {len(off) - 1} more groups" if len(off) > 1 else ""
+    text = (
+        f"{first}{more} keep widths that processors use badly: {first} keeps {kept[first]} of {groups[first].width}, "
+        f"no multiple of {grid[first][-1]}."
+    )
+    return (Warned(code="off_grid_width", text=text),)
 
 
-def _scaled(objective: Objective, value: float, ends: tuple[float, float]) -> float:
-    best, worst = ends
-    if objective.scale == "log":
-        value, best, worst = math.log(value), math.log(best), math.log(worst)
-    return max(0.0, (value - best) / (worst - best))
+def disagreements(val: Mapping[str, Estimate], test: Mapping[str, Estimate]) -> tuple[Warned, ...]:
+    """Return a warning for each metric whose intervals on val and on test do not even touch."""
+    found = []
+    for name in val.keys() & test.keys():
+        chosen, honest = val[name], test[name]
+        if chosen.low > honest.high or honest.low > chosen.high:
+            text = (
+                f"{name} is {chosen.value:.4g} [{chosen.low:.4g}, {chosen.high:.4g}] on val but {honest.value:.4g} "
+                f"[{honest.low:.4g}, {honest.high:.4g}] on test: trust test, and look for a difference of the splits."
+            )
+            found.append(Warned(code="val_test_differ", text=text))
+    return tuple(sorted(found, key=lambda w: w.text))

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -23,6 +25,7 @@ from autoprune.evaluation import (
     HostGate,
     LatencySettings,
     compare,
+    count_macs,
     intervals,
     measure_cost,
     measure_latency,
@@ -33,17 +36,19 @@ from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.architecture import architecture_to_json
 from autoprune.groups.types import ModelGroups
 from autoprune.policy import Policy, candidate_seed
-from autoprune.pruning import PrunedModel, Pruner, Recovery
+from autoprune.pruning import PrunedModel, Pruner, Recovery, as_recalibrated
 from autoprune.records import CandidateRecord, Fidelity, RecordStore
 from autoprune.runtimes import OnnxTemplate, Session, Target, open_session, parse_target
 from autoprune.search.executors.base import Job
-from autoprune.search.objectives import Objective, objectives_of, values_of
+from autoprune.search.objectives import Objective, error_like, objectives_of, values_of
+from autoprune.search.rungs import RungWatch
 from autoprune.space import BoundSpace, load_space
 from autoprune.tasks import GuardedTask, TaskRef
 from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import Evaluated, Inputs, Task
 
 GATE_STEPS = 10
+PROBE_UNITS = 512
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 _EVALUATION = TypeAdapter(Evaluation)
@@ -161,6 +166,8 @@ class Workbench:
 
     def steps_of(self, policy: Policy, fidelity: Fidelity) -> int:
         """Return the optimizer steps of a policy: its own at the search's budget, scaled up for finalists."""
+        if fidelity == "proxy":
+            return 0
         budget = self.config.recovery
         own = policy.strategy.recovery_steps
         steps = budget.short_steps if own is None else own
@@ -168,11 +175,22 @@ class Workbench:
             return steps
         return budget.full_steps if own is None else round(own * budget.full_steps / max(budget.short_steps, 1))
 
-    def prune(self, policy: Policy, fidelity: Fidelity) -> PrunedModel:
-        """Return the pruned and recovered model of a policy; the same policy and run seed give the same model."""
+    def prune(
+        self, policy: Policy, fidelity: Fidelity, *, repeat: int = 0, watch: RungWatch | None = None
+    ) -> PrunedModel:
+        """Return the pruned and recovered model of a policy; the same policy, run seed and repeat give the same model.
+
+        A `watch` looks at the model while it trains and may end the training.
+        """
         budget = self.config.recovery
-        seed = candidate_seed(self.config.search.seed, policy.digest)
-        with _TrainingTurn(self.gate) as on_step:
+        seed = candidate_seed(self.config.search.seed, policy.digest, repeat)
+        with _TrainingTurn(self.gate) as take_turns:
+
+            def on_step(model: nn.Module, step: int) -> None:
+                take_turns(model, step)
+                if watch is not None:
+                    watch.on_step(model, step)
+
             return self.pruner.prune(
                 policy,
                 Recovery(
@@ -182,8 +200,22 @@ class Workbench:
                     distillation=budget.distillation,
                     seed=seed,
                     on_step=on_step,
+                    on_report=None if watch is None else watch.on_report,
                 ),
             )
+
+    def probe(self, model: nn.Module, *, seed: int) -> tuple[float, float]:
+        """Return (value on val, minimised; multiply-accumulates) of a model in training, which is left as it was."""
+        budget = self.config.recovery
+        limit = min(budget.val_images or PROBE_UNITS, PROBE_UNITS)
+
+        def predict(inputs: Inputs) -> Any:
+            with torch.no_grad():
+                return self.task.structure(model(*inputs.args, **inputs.kwargs))
+
+        with as_recalibrated(model, self.task, limit=min(budget.proxy_images, PROBE_UNITS), seed=seed):
+            scored = self.task.evaluate(predict, "val", limit=limit, seed=self.config.search.seed)
+            return error_like(self.task, scored.metrics), float(count_macs(model, self.example))
 
     def evaluate(
         self, model: nn.Module, *, seed: int, rounds: int, seconds: dict[str, float], targets: Sequence[Target] = ()
@@ -207,29 +239,37 @@ class Workbench:
             return self._run(job)
 
     def _run(self, job: Job) -> CandidateRecord:
-        started, seconds = time.monotonic(), dict[str, float]()
+        started, cpu, seconds = time.monotonic(), time.process_time(), dict[str, float]()
         record = blank_record(self.setup, job)
         files: Mapping[str, bytes] = {}
         try:
-            evaluation, pruned = self._attempt(job, record.seed, seconds)
-            values = values_of(self.objectives, evaluation, self.setup.dense_ms)
-            record = replace(record, state="complete", values=values, evaluation=asdict(evaluation))
+            record, pruned = self._attempt(job, record, seconds)
             files = _weights(pruned) if job.fidelity == "full" else {}
         except CandidateError as error:
             record = replace(record, failure=failure_of(error.reason, error.stage, str(error)))
         except (Exception, SystemExit) as error:
             record = replace(record, failure=failure_of("error", next(reversed(seconds), "prune"), describe(error)))
-        record = replace(record, seconds=time.monotonic() - started)
+        record = replace(record, seconds=time.monotonic() - started, cpu_seconds=time.process_time() - cpu)
         RecordStore(self.setup.directory).write(record, files)
         return record
 
-    def _attempt(self, job: Job, seed: int, seconds: dict[str, float]) -> tuple[Evaluation, PrunedModel]:
+    def _attempt(
+        self, job: Job, record: CandidateRecord, seconds: dict[str, float]
+    ) -> tuple[CandidateRecord, PrunedModel]:
+        """Return the record of a job that is complete, or was stopped at a rung, and its model."""
+        watch = None if job.rungs is None else RungWatch(job.rungs, partial(self.probe, seed=record.seed))
         with _timed(seconds, "prune"):
-            pruned = self.prune(job.policy, job.fidelity)
+            pruned = self.prune(job.policy, job.fidelity, repeat=job.repeat, watch=watch)
+        if watch is not None:
+            record = replace(record, reports=tuple(watch.reports))
+            if watch.ended_early(self.steps_of(job.policy, job.fidelity)):
+                cost = asdict(measure_cost(pruned.model, self.example))
+                return replace(record, state="stopped", evaluation={"cost": cost}), pruned
         targets = self.targets if job.fidelity == "full" else self.targets[:1]
         rounds = self.config.latency.rounds
-        evaluation = self.evaluate(pruned.model, seed=seed, rounds=rounds, seconds=seconds, targets=targets)
-        return evaluation, pruned
+        evaluation = self.evaluate(pruned.model, seed=record.seed, rounds=rounds, seconds=seconds, targets=targets)
+        values = values_of(self.objectives, evaluation, self.setup.dense_ms)
+        return replace(record, state="complete", values=values, evaluation=asdict(evaluation)), pruned
 
 
 class _TrainingTurn:
@@ -262,15 +302,13 @@ def blank_record(setup: Setup, job: Job) -> CandidateRecord:
         policy=job.policy.to_json(),
         digest=job.policy.digest,
         fidelity=job.fidelity,
-        seed=candidate_seed(setup.config.search.seed, job.policy.digest),
-        values={},
-        evaluation=None,
-        failure=None,
+        seed=candidate_seed(setup.config.search.seed, job.policy.digest, job.repeat),
         proposal=job.proposal,
-        predicted={},
+        predicted=job.predicted,
         host=platform.node(),
-        seconds=0.0,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
+        origin=job.origin,
+        repeat=job.repeat,
     )
 
 

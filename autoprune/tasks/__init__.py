@@ -1,6 +1,6 @@
 """What the user brings: a trained model, its data and its metric."""
 
-from autoprune.tasks.access import GuardedTask, TestAccess
+from autoprune.tasks.access import GuardedTask, TestAccess, signal_of
 from autoprune.tasks.arrays import LabelledArrays
 from autoprune.tasks.base import BaseTask
 from autoprune.tasks.cache import trained_once
@@ -28,6 +28,7 @@ __all__ = [
     "check_task",
     "class_balance",
     "load_task",
+    "signal_of",
     "stratified_subset",
     "trained_once",
 ]

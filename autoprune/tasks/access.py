@@ -26,6 +26,7 @@ class GuardedTask:
         self.name: str = task.name
         self.metrics: Sequence[MetricSpec] = task.metrics
         self.protect: Sequence[str] = task.protect
+        self.signal: str | None = signal_of(task)
 
     @property
     def fingerprint(self) -> str:
@@ -108,6 +109,12 @@ class TestAccess:
         """Score `predict` on the whole test split and count the read."""
         self.reads += 1
         return self._task.evaluate(predict, "test")
+
+
+def signal_of(task: Task) -> str | None:
+    """Return the metric that a task names as its smooth signal; None where it names none."""
+    signal: str | None = getattr(task, "signal", None)
+    return signal
 
 
 def _refuse_test(split: str) -> None:

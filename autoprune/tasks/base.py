@@ -33,11 +33,14 @@ class BaseTask(ABC):
         name: Short name of the task.
         metrics: What is measured; the first is the objective.
         protect: Globs over module paths that are never pruned.
+        signal: Metric that varies smoothly with quality and is minimised, such as cross-entropy, where there is one:
+            it tells candidates apart that the objective finds equal.
     """
 
     name: str = "task"
     metrics: Sequence[MetricSpec]
     protect: Sequence[str] = ()
+    signal: str | None = None
     _fingerprint: str | None = None
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ClassificationTask(BaseTask):
-    """Classification of rows held in memory, scored by accuracy.
+    """Classification of rows held in memory, scored by accuracy and by cross-entropy.
 
     Args:
         model: The trained model, or a function that returns it; the function is called once, then copied.
@@ -31,7 +32,11 @@ class ClassificationTask(BaseTask):
         protect: Globs over module paths that are never pruned.
     """
 
-    metrics: Sequence[MetricSpec] = (MetricSpec("accuracy", "max", (0.0, 1.0)),)
+    metrics: Sequence[MetricSpec] = (
+        MetricSpec("accuracy", "max", (0.0, 1.0)),
+        MetricSpec("cross_entropy", "min", (0.0, math.inf)),
+    )
+    signal: str | None = "cross_entropy"
 
     def __init__(
         self,
@@ -95,7 +100,7 @@ class ClassificationTask(BaseTask):
         return F.cross_entropy(outputs, labels)
 
     def evaluate(self, predict: Predict, split: Split, *, limit: int | None = None, seed: int = 0) -> Evaluated:
-        """Score `predict` by accuracy, with logits as outputs.
+        """Score `predict` by accuracy and mean cross-entropy (nats), with logits as outputs.
 
         Raises:
             CandidateError: A logit is not finite.
@@ -103,14 +108,15 @@ class ClassificationTask(BaseTask):
         rows = self.data.rows(split, limit=limit, seed=seed)
         parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
         outputs = np.concatenate([self._logits(predict, part) for part in parts])
-        hits = (outputs.argmax(axis=1) == self.data.y[rows]).astype(np.float64)
-        per_unit = {"accuracy": hits}
+        labels = self.data.y[rows]
+        hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
+        per_unit = {"accuracy": hits, "cross_entropy": _cross_entropy(outputs, labels)}
         ids = tuple(str(row) for row in rows)
         return Evaluated(self.aggregate(per_unit), self.data.unit, ids, per_unit, outputs)
 
     def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-        """Return accuracy, the share of units classified rightly."""
-        return {"accuracy": float(np.mean(per_unit["accuracy"]))}
+        """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
+        return {name: float(np.mean(values)) for name, values in per_unit.items()}
 
     def _logits(self, predict: Predict, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
         with torch.no_grad():
@@ -120,6 +126,13 @@ class ClassificationTask(BaseTask):
         if not np.isfinite(values).all():
             raise CandidateError("The model's outputs hold NaN or infinity.", reason="nonfinite", stage="quality")
         return values
+
+
+def _cross_entropy(logits: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Return [n] negative logarithms of the probability that each label is given."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    normaliser = np.log(np.exp(shifted).sum(axis=1))
+    return np.asarray(normaliser - shifted[np.arange(len(labels)), labels], dtype=np.float64)
 
 
 def _check_logits(logits: Any, rows: int, classes: int) -> None:

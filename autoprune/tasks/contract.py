@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, TaskError
-from autoprune.tasks.access import GuardedTask
+from autoprune.tasks.access import GuardedTask, signal_of
 from autoprune.tasks.base import tensors_of
 from autoprune.tasks.failures import user_code
-from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, RecoverContext, Split, Task
+from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, RecoverContext, Split, Task
 
 BATCH_UNITS = 64
 SCORED_UNITS = 256
@@ -63,6 +63,16 @@ def _check_metrics(task: Task) -> None:
             raise TaskError(
                 f"task.metrics: {spec.name!r} must have direction min or max and bounds (lowest, highest). Got {spec}."
             )
+    _check_signal(specs, signal_of(task))
+
+
+def _check_signal(specs: Sequence[MetricSpec], signal: object) -> None:
+    minimised = [s.name for s in specs if s.direction == "min"]
+    if signal is not None and signal not in minimised:
+        raise TaskError(
+            f"task.signal must be None or a metric of direction min. Got {signal!r}.",
+            hint=f"Such metrics of the task: {', '.join(minimised) or 'none'}.",
+        )
 
 
 def _check_model(task: Task) -> tuple[nn.Module, list[str]]:

@@ -15,10 +15,12 @@ from autoprune.cli.options import AsJson
 Row = dict[str, Any]
 
 SAMPLERS: Mapping[str, str] = {
+    "autoprune": "The learned search: sensitivities, an additive front, then infill by a predictor of quality.",
     "random": "Draws every dimension at random: the control.",
     "uniform": "The same sparsity in every group, swept: the control.",
     "nsga2": "Optuna's NSGA-II: evolves a population along the front.",
     "tpe": "Optuna's multi-objective tree-structured Parzen estimator.",
+    "gp": "Optuna's Gaussian process with expected hypervolume improvement; slow beyond a few hundred candidates.",
 }
 RUNTIMES: Mapping[str, str] = {
     "torch-eager-fp32-b{batch}-t{threads}": "PyTorch, eager mode, 32-bit floats.",

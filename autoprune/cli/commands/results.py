@@ -12,13 +12,15 @@ from autoprune.cli.options import DEFAULT_OUTPUT, AsJson, Output, RunName
 
 
 def rebuild_report(name: RunName, output: Output = DEFAULT_OUTPUT, as_json: AsJson = False) -> None:
-    """Rebuild front.csv and front.md from front.json, and show the front."""
+    """Rebuild report.html, front.csv and front.md from front.json and the records, and show the front."""
     from autoprune.cli.locate import locate_run
     from autoprune.report import front_table, read_front, write_front
+    from autoprune.report.html import write_report
 
     directory = locate_run(name, output)
     front = read_front(directory)
     write_front(front, directory)
+    write_report(directory)
     if as_json:
         write_json(front.to_json())
     else:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, Fidelity, candidate_id
+from autoprune.search.rungs import Rungs
 
 
 @dataclass(frozen=True)
@@ -19,21 +20,29 @@ class Job:
         policy: What to prune.
         fidelity: How much recovery it gets.
         proposal: The sampler's parameters, distributions and system attributes, as JSON.
+        origin: Who proposed it.
+        predicted: Objective -> what the predictor expects of it.
+        repeat: Number of the recovery seed, from 0.
+        rungs: When to look at it while it trains, and what others showed there; None = never.
     """
 
     number: int
     policy: Policy
     fidelity: Fidelity
     proposal: Mapping[str, Any] = field(default_factory=dict)
+    origin: str = ""
+    predicted: Mapping[str, Any] = field(default_factory=dict)
+    repeat: int = 0
+    rungs: Rungs | None = None
 
     @property
     def id(self) -> str:
-        """Directory name of its record: equal policies at equal fidelity are one candidate."""
-        return candidate_id(self.policy.digest, self.fidelity)
+        """Directory name of its record: equal policies at equal fidelity and seed are one candidate."""
+        return candidate_id(self.policy.digest, self.fidelity, self.repeat)
 
 
 class Executor(Protocol):
-    """Evaluates jobs; every submitted job comes back once, as a complete or a failed record."""
+    """Evaluates jobs; every submitted job comes back once, as a complete, a stopped or a failed record."""
 
     @property
     def free(self) -> int:

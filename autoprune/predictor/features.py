@@ -1,0 +1,90 @@
+"""Rows of a space -> features: what the ensemble learns from, cheap enough for thousands of candidates a round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.predictor.additive import SATURATION, AdditiveModel
+from autoprune.predictor.cost import CostModel
+
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A column of rows that is no level.
+
+    Args:
+        column: Its index.
+        size: Number of its values.
+        ordered: Whether neighbours are alike: then one feature, else one a value.
+        group: Index of the group that it belongs to; None where it holds for the whole model.
+    """
+
+    column: int
+    size: int
+    ordered: bool
+    group: int | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Turns rows into features.
+
+    Per group the share kept; per choice a one-hot code, or its place where it is ordered; choices of single groups as
+    the share of all removed units that each value decides on; logarithms of MACs and parameters; mean and least share
+    kept; and where there is one, the additive model's sum, largest term, grown sum and single terms, from which the
+    linear members learn how much each group really counts.
+
+    Args:
+        widths: [G, levels] kept width of every level.
+        dense: [G] dense widths.
+        choices: The other columns.
+        costs: Parameters and MACs of any widths.
+        additive: Prior from one-at-a-time results.
+    """
+
+    widths: Rows
+    dense: Rows
+    choices: Sequence[Choice]
+    costs: CostModel
+    additive: AdditiveModel | None = None
+
+    def __call__(self, rows: Rows) -> Floats:
+        """Return [n, F] features of [n, D] rows."""
+        groups = len(self.dense)
+        widths = self.widths[np.arange(groups), rows[:, :groups]]
+        kept = widths / self.dense
+        parts = [kept, *self._global(rows), *self._local(rows, 1.0 - kept)]
+        parts.append(np.column_stack([np.log(self.costs.macs(widths)), np.log(self.costs.parameters(widths))]))
+        parts.append(np.column_stack([kept.mean(axis=1), kept.min(axis=1)]))
+        if self.additive is not None:
+            parts += [self.additive.features(rows), np.minimum(self.additive.terms(rows), SATURATION)]
+        return np.hstack(parts)
+
+    def _global(self, rows: Rows) -> list[Floats]:
+        parts = []
+        for choice in self.choices:
+            if choice.group is None:
+                steps = rows[:, choice.column]
+                if choice.ordered:
+                    parts.append(steps[:, None] / max(choice.size - 1, 1))
+                else:
+                    parts.append((steps[:, None] == np.arange(choice.size)).astype(np.float64))
+        return parts
+
+    def _local(self, rows: Rows, removed: Floats) -> list[Floats]:
+        local = [c for c in self.choices if c.group is not None]
+        if not local:
+            return []
+        shares = np.zeros((len(rows), max(c.size for c in local)))
+        for choice in local:
+            weight = removed[:, choice.group] / len(self.dense)
+            for value in range(choice.size):
+                shares[:, value] += weight * (rows[:, choice.column] == value)
+        return [shares]

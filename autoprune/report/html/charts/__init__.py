@@ -1,0 +1,45 @@
+"""Figures -> charts: as static SVG, complete without scripts, and as plain JSON for their interactive form."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from autoprune.report.html.charts.heat import HeatChart
+from autoprune.report.html.charts.lines import Line, LineChart
+from autoprune.report.html.charts.parallel import ParallelChart, Strand
+from autoprune.report.html.charts.rows import Row, RowChart
+from autoprune.report.html.charts.scale import Axis, Kind, Scale, scale_of, ticks
+from autoprune.report.html.charts.scatter import Group, Mark, ScatterChart, Series
+from autoprune.report.html.charts.svg import SHAPES, swatch
+
+__all__ = [
+    "SHAPES",
+    "Axis",
+    "Chart",
+    "Group",
+    "HeatChart",
+    "Kind",
+    "Line",
+    "LineChart",
+    "Mark",
+    "ParallelChart",
+    "Row",
+    "RowChart",
+    "Scale",
+    "ScatterChart",
+    "Series",
+    "Strand",
+    "scale_of",
+    "swatch",
+    "ticks",
+]
+
+
+class Chart(Protocol):
+    """A figure in its two forms."""
+
+    def svg(self) -> str:
+        """Return the static form."""
+
+    def live(self) -> dict[str, Any]:
+        """Return the data of the interactive form, as plain JSON."""

@@ -1,0 +1,4 @@
+setUpTheme();
+setUpCopying();
+setUpCharts();
+setUpChoice();

@@ -1,0 +1,163 @@
+"""Space <-> integer rows: what the search computes with, one column a dimension."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from autoprune.space import LEVEL_PREFIX, BoundSpace
+
+FLOAT_STEPS = 9
+
+Rows = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Key = bytes
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One column.
+
+    Args:
+        name: Name of the parameter.
+        values: What its steps stand for, in order.
+        ordered: Whether neighbours are alike; else the values are categories.
+    """
+
+    name: str
+    values: tuple[Any, ...]
+    ordered: bool
+
+
+class Genome:
+    """Rows of steps for the candidates of one space: [n, D] integers, the groups' levels first.
+
+    A level is the step of a group's width, 0 = dense. A continuous range is proposed on a grid of 9 values.
+
+    Args:
+        space: The bound space.
+    """
+
+    def __init__(self, space: BoundSpace) -> None:
+        self.space = space
+        found = space.distributions()
+        levels = [_dimension(n, d) for n, d in found.items() if n.startswith(LEVEL_PREFIX)]
+        others = [_dimension(n, d) for n, d in found.items() if not n.startswith(LEVEL_PREFIX)]
+        self.dimensions: tuple[Dimension, ...] = (*levels, *others)
+        self.sizes: Rows = np.array([len(d.values) for d in self.dimensions], dtype=np.int64)
+        self.groups = len(levels)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns."""
+        return tuple(d.name for d in self.dimensions)
+
+    @cached_property
+    def choices(self) -> tuple[int, ...]:
+        """Columns that are no level."""
+        return tuple(range(self.groups, len(self.dimensions)))
+
+    @cached_property
+    def _widths(self) -> Rows:
+        """[G, most levels] kept width of every level of every group."""
+        table = np.zeros((self.groups, int(self.sizes[: self.groups].max(initial=1))), dtype=np.int64)
+        for row, group in enumerate(self.space.groups):
+            widths = self.space.widths[group.name]
+            table[row, : len(widths)] = widths
+            table[row, len(widths) :] = widths[-1]
+        return table
+
+    @cached_property
+    def dense_widths(self) -> Rows:
+        """[G] width of every group before pruning."""
+        return np.array([g.width for g in self.space.groups], dtype=np.int64)
+
+    def widths(self, rows: Rows) -> Rows:
+        """Return [n, G] kept widths."""
+        return np.asarray(self._widths[np.arange(self.groups), rows[:, : self.groups]])
+
+    def encode(self, params: Mapping[str, Any]) -> Rows | None:
+        """Return the row [D] of a trial's parameters; missing ones take the first value.
+
+        Returns:
+            None where a value lies outside the space, as in a foreign trial.
+        """
+        row = np.zeros(len(self.dimensions), dtype=np.int64)
+        for column, dimension in enumerate(self.dimensions):
+            if dimension.name not in params:
+                continue
+            step = _step(dimension, params[dimension.name])
+            if step is None:
+                return None
+            row[column] = step
+        return row
+
+    def decode(self, row: Rows) -> dict[str, Any]:
+        """Return the parameters of a row."""
+        return {d.name: d.values[int(step)] for d, step in zip(self.dimensions, row, strict=True)}
+
+    def dense(self) -> Rows:
+        """Return the row that removes nothing, every choice at its first value."""
+        return np.zeros(len(self.dimensions), dtype=np.int64)
+
+    def keys(self, rows: Rows) -> list[Key]:
+        """Return one hashable key a row."""
+        return [row.tobytes() for row in np.ascontiguousarray(rows, dtype=np.int64)]
+
+    def capacity(self) -> float:
+        """Return the number of rows."""
+        return float(np.prod(self.sizes.astype(np.float64)))
+
+    def random(self, count: int, rng: np.random.Generator) -> Rows:
+        """Return [count, D] rows spread over the range of cost: levels scatter around a common sparsity."""
+        centre = rng.uniform(0.0, 1.0, size=(count, 1))
+        share = np.clip(centre + rng.normal(0.0, 0.15, size=(count, self.groups)), 0.0, 1.0)
+        levels = np.rint(share * (self.sizes[: self.groups] - 1)).astype(np.int64)
+        rest = [rng.integers(self.sizes[c], size=count) for c in self.choices]
+        return np.column_stack([levels, *rest]) if rest else levels
+
+    def unique(self, rows: Rows) -> Rows:
+        """Return the rows without repeats, in order of first appearance."""
+        first = dict.fromkeys(self.keys(rows))
+        index = {key: i for i, key in reversed(list(enumerate(self.keys(rows))))}
+        return rows[[index[key] for key in first]]
+
+
+def stack(rows: Sequence[Rows], columns: int) -> Rows:
+    """Return [n, columns] of single rows, also for none."""
+    return np.array(rows, dtype=np.int64).reshape(len(rows), columns)
+
+
+def _dimension(name: str, dist: BaseDistribution) -> Dimension:
+    if isinstance(dist, IntDistribution):
+        return Dimension(name, tuple(range(dist.low, dist.high + 1, dist.step or 1)), ordered=True)
+    if isinstance(dist, FloatDistribution):
+        if dist.log:
+            values = np.geomspace(dist.low, dist.high, FLOAT_STEPS)
+        else:
+            values = np.linspace(dist.low, dist.high, FLOAT_STEPS)
+        values = np.clip(values, dist.low, dist.high)
+        return Dimension(name, tuple(float(v) for v in values), ordered=True)
+    if isinstance(dist, CategoricalDistribution):
+        numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in dist.choices)
+        return Dimension(name, tuple(dist.choices), ordered=numbers and list(dist.choices) == sorted(dist.choices))
+    raise TypeError(f"Unknown distribution {dist!r}.")
+
+
+def _step(dimension: Dimension, value: Any) -> int | None:
+    """Return the step of a value; of a continuous one the nearest, None where it lies outside."""
+    if value in dimension.values:
+        return dimension.values.index(value)
+    if not isinstance(dimension.values[0], float) or not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    low, high = dimension.values[0], dimension.values[-1]
+    if not low <= value <= high:
+        return None
+    return int(np.argmin([abs(v - value) for v in dimension.values]))
