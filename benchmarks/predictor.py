@@ -83,11 +83,11 @@ def _predicted(search: OwnSearch, known: int, numbers: Sequence[int]) -> list[tu
     encode = encoder_of(genome, context, additive)
     told = [search.sampler.proposal(n) for n in numbers]
     own = [(p.predicted[METRIC]["mean"], p.predicted[METRIC]["std"]) for p in told if p is not None]
-    found = [(OURS, 1.0 - np.array([m for m, _ in own]), np.array([s for _, s in own]))]
-    for member in MEMBERS:
-        found.append((member, *_of_member(member, target, seen, encode(seen.rows), encode(rows), search.seed)))
+    ours = (OURS, 1.0 - np.array([m for m, _ in own]), np.array([s for _, s in own]))
+    features, wanted = encode(seen.rows), encode(rows)
+    members = [(name, *_of_member(name, target, seen, features, wanted, search.seed)) for name in MEMBERS]
     prior = additive.features(rows)[:, 2]
-    return [*found, (PRIOR, prior, np.ones_like(prior))]
+    return [ours, *members, (PRIOR, prior, np.ones_like(prior))]
 
 
 def _of_member(

@@ -154,7 +154,7 @@ def test_a_run_without_limits_never_runs_out_of_time() -> None:
 
 
 def test_the_search_ends_while_controls_and_finalists_still_fit() -> None:
-    # One candidate takes 1 s, 0.75 s of it training: a full recovery 3.25 s. 1 + (8 + 4 * (2 * 3.25 + 0.75)) / 2 = 19.5.
+    # A candidate takes 1 s, 0.75 s of it training: a full recovery 3.25 s. 1 + (8 + 4 * (2 * 3.25 + 0.75)) / 2 = 19.5.
     assert budget(Clock(40.0), minutes=1.0).search_ended() is None
     assert budget(Clock(41.5), minutes=1.0).search_ended() == "minutes"
     assert budget(Clock(11.5), earlier=(30.0, 0.0), minutes=1.0).search_ended() == "minutes"
@@ -171,6 +171,7 @@ def test_controls_leave_the_finalists_their_time() -> None:
 def test_what_comes_after_the_search_never_takes_more_than_half_of_the_time() -> None:
     assert budget(Clock(8.0), minutes=20 / 60).search_ended() is None
     assert budget(Clock(9.5), minutes=20 / 60).search_ended() == "minutes"
+    assert budget(Clock(10.5), minutes=20 / 60).controls_ended() is None
 
 
 def test_as_many_finalists_are_recovered_as_fit_and_a_few_in_any_case() -> None:

@@ -14,6 +14,7 @@ PROXY_SHARE = 0.25
 CONTROL_KINDS = 4
 EMISSIONS = 3.0
 RESERVED_SHARE = 0.5
+FINALISTS_SHARE = 0.4
 FEWEST_FINALISTS = 4
 
 
@@ -71,11 +72,11 @@ class Budget:
 
     def search_ended(self) -> str | None:
         """Return the limit that controls and finalists would miss if one more candidate were evaluated."""
-        return self._reached(lambda m: self._ends(m, self._controls(m) + self._finalists(m)))
+        return self._reached(lambda m: self._ends(m, self._controls(m) + self._finalists(m), RESERVED_SHARE))
 
     def controls_ended(self) -> str | None:
         """Return the limit that finalists would miss if one more control were evaluated."""
-        return self._reached(lambda m: self._ends(m, self._finalists(m)))
+        return self._reached(lambda m: self._ends(m, self._finalists(m), FINALISTS_SHARE))
 
     def all_spent(self) -> str | None:
         """Return the limit that is used up: nothing that can be left out is begun any more."""
@@ -94,10 +95,10 @@ class Budget:
     def _reached(self, is_reached: Callable[[Meter], bool]) -> str | None:
         return next((meter.name for meter in self._meters if is_reached(meter)), None)
 
-    def _ends(self, meter: Meter, after: float) -> bool:
-        """Tell whether one more candidate leaves too little for `after`, which takes at most half of the limit."""
+    def _ends(self, meter: Meter, after: float, most: float) -> bool:
+        """Tell whether one more candidate leaves too little for `after`, which is given a share `most` and no more."""
         each, _ = self._rates(meter)
-        return meter.spent() + each + min(after, RESERVED_SHARE * meter.limit_s) >= meter.limit_s
+        return meter.spent() + each + min(after, most * meter.limit_s) >= meter.limit_s
 
     def _rates(self, meter: Meter) -> tuple[float, float]:
         """Return the seconds of one briefly recovered candidate, and of its training; 0 before there is one."""

@@ -168,8 +168,10 @@ class Driver:
         jobs = control_jobs(self.bench, list(self.ledger.records.values()), count)
         self._run_jobs(executor, jobs, "controls", lambda _: self.budget.controls_ended())
         if not self.budget.controls_ended():
-            for record in train_siblings(self.bench, list(self.ledger.records.values())):
-                self.ledger.finished_one(record, self.ledger.tallies["controls"].done + 1)
+            siblings = train_siblings(self.bench, list(self.ledger.records.values()))
+            total = self.ledger.tallies["controls"].done + len(siblings)
+            for record in siblings:
+                self.ledger.finished_one(record, total)
 
     def _recover_finalists(self, executor: Executor, constraints: Constraints) -> list[CandidateRecord]:
         search = self.ledger.searched("short")

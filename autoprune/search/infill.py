@@ -18,6 +18,13 @@ def gain(points: Floats, front: Floats) -> Floats:
     Objectives are minimised and scaled, 1 = the worst that counts. With two objectives the gain is exact for all
     points at once; with more it is computed for the 200 points farthest below the front's plane.
     """
+    if len(front):
+        front = front[non_dominated(front)]
+    return _gain(points, front)
+
+
+def _gain(points: Floats, front: Floats) -> Floats:
+    """Return what `gain` does, for a front without dominated points."""
     if points.shape[1] == 2:
         return _planar_gain(points, front)
     inside = np.flatnonzero((points < 1.0).all(axis=1))
@@ -30,13 +37,19 @@ def gain(points: Floats, front: Floats) -> Floats:
 
 
 def _planar_gain(points: Floats, front: Floats) -> Floats:
-    kept = front[non_dominated(front)] if len(front) else front
-    kept = kept[np.argsort(kept[:, 1])]
+    kept = front[np.argsort(front[:, 1], kind="stable")]
     low = np.concatenate([[0.0], np.minimum(kept[:, 1], 1.0)])
     high = np.concatenate([np.minimum(kept[:, 1], 1.0), [1.0]])
     level = np.concatenate([[1.0], np.minimum(kept[:, 0], 1.0)])
     width = np.maximum(high[None, :] - np.maximum(low[None, :], points[:, 1:2]), 0.0)
     return np.asarray((width * np.maximum(level[None, :] - points[:, 0:1], 0.0)).sum(axis=1))
+
+
+def _added(front: Floats, point: Floats) -> Floats:
+    """Return the front with one more point, without what is dominated then."""
+    if len(front) and (front <= point).all(axis=1).any():
+        return front
+    return np.vstack([front[~(point <= front).all(axis=1)], point])
 
 
 def choose_batch(points: Floats, front: Floats, count: int, *, weights: Floats | None = None) -> list[int]:
@@ -51,15 +64,15 @@ def choose_batch(points: Floats, front: Floats, count: int, *, weights: Floats |
     Returns:
         Chosen rows; where nothing adds hypervolume, those closest to the front.
     """
-    known, chosen = front, list[int]()
+    known, chosen = front[non_dominated(front)] if len(front) else front, list[int]()
     free = np.ones(len(points), dtype=bool)
     for _ in range(min(count, len(points))):
-        score = gain(points, known) * (1.0 if weights is None else weights)
+        score = _gain(points, known) * (1.0 if weights is None else weights)
         score = np.where(free, score, -np.inf)
         best = int(np.argmax(score))
         if score[best] <= 0.0:
             best = int(np.argmin(np.where(free, points.sum(axis=1), np.inf)))
         free[best] = False
         chosen.append(best)
-        known = np.vstack([known, points[best]])
+        known = _added(known, points[best])
     return chosen

@@ -77,6 +77,7 @@ def observe(
     *,
     current: int = -1,
     predictions: Mapping[int, float] = MappingProxyType({}),
+    memo: dict[int, Rows | None] | None = None,
 ) -> Observations:
     """Return what trials tell; those outside of the space, or with values that are not finite, tell nothing.
 
@@ -86,6 +87,7 @@ def observe(
         objectives: Names of the values of a complete trial.
         current: Number of the trial that is being asked for.
         predictions: Trial number -> prediction of the first value, where the trial itself does not tell.
+        memo: Rows of finished trials by number, so that they are encoded once; filled here.
     """
     rows, values, signal, violation, numbers, predicted = [], [], [], [], [], []
     pending, taken, count = list[Rows](), dict[Key, int](), 0
@@ -93,8 +95,8 @@ def observe(
         if trial.number == current:
             continue
         count += 1
-        row = genome.encode(trial.params)
-        if row is None or not trial.params:
+        row = _row(trial, genome, memo)
+        if row is None:
             continue
         taken.setdefault(row.tobytes(), trial.number)
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
@@ -119,6 +121,16 @@ def observe(
         taken,
         count,
     )
+
+
+def _row(trial: FrozenTrial, genome: Genome, memo: dict[int, Rows | None] | None) -> Rows | None:
+    """Return the row of a trial; None where it has none in this space."""
+    if memo is not None and trial.number in memo:
+        return memo[trial.number]
+    row = genome.encode(trial.params) if trial.params else None
+    if memo is not None and trial.state.is_finished():
+        memo[trial.number] = row
+    return row
 
 
 def _usable(values: Sequence[float] | None, objectives: int) -> bool:

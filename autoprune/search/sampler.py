@@ -53,6 +53,9 @@ class AutopruneSampler(BaseSampler):
         self._proposals: dict[int, Proposal] = {}
         self._queue: deque[Planned] = deque()
         self._study = ""
+        self._known = 0
+        self._later: set[bytes] = set()
+        self._rows: dict[int, Rows | None] = {}
         self._independent = RandomSampler(seed=context.seed)
         self._lock = threading.Lock()
 
@@ -127,20 +130,27 @@ class AutopruneSampler(BaseSampler):
 
     def _recent(self, study: Study, current: int) -> set[bytes]:
         """Return the keys of the trials that came after the queue was made."""
-        trials = study.get_trials(deepcopy=False)[self._known :]
-        rows = (self._encoded(t) for t in trials if t.number != current)
-        return {row.tobytes() for row in rows if row is not None}
+        trials = study.get_trials(deepcopy=False)
+        for trial in trials[self._known :]:
+            row = self._encoded(trial)
+            if trial.number != current and row is not None:
+                self._later.add(row.tobytes())
+        self._known = len(trials) - (1 if trials and trials[-1].number == current else 0)
+        return self._later
 
     def _encoded(self, trial: FrozenTrial) -> Rows | None:
         return self._planner.genome.encode(trial.params) if trial.params else None
 
     def _refill(self, study: Study, current: int) -> None:
         trials = study.get_trials(deepcopy=False)
+        if self._study != study.study_name:
+            self._rows.clear()
         self._study, self._known = study.study_name, len(trials)
+        self._later.clear()
         self._queue = deque(self._planner.plan(self._observe(trials, current)))
 
     def _observe(self, trials: list[FrozenTrial], current: int) -> Observations:
         first = self.context.objectives[0].name
         told = {n: p.predicted[first]["mean"] for n, p in self._proposals.items() if first in p.predicted}
         names = [o.name for o in self.context.objectives]
-        return observe(trials, self._planner.genome, names, current=current, predictions=told)
+        return observe(trials, self._planner.genome, names, current=current, predictions=told, memo=self._rows)
