@@ -25,6 +25,7 @@ Floats = npt.NDArray[np.float64]
 
 FEW_POINTS = 3
 WEIGHED_FROM = 60
+EARLY_WEIGHTS = {"trees": 0.5, "ridge": 1.0, "gp": 1.5}
 HARD_FROM = 60
 HIGH_QUANTILE = 1.645
 LEAST_CHANCE = 1e-6
@@ -164,7 +165,7 @@ class Expectation:
             learned = target.learned(seen.values[:, index])
             if not self.weights_ and len(seen) >= WEIGHED_FROM:
                 self.weights_ = member_weights(features, learned, macs, seed=self.context.seed)
-            ensemble = Ensemble(seed=self.context.seed, weights=self.weights_)
+            ensemble = Ensemble(seed=self.context.seed, weights=self.weights_ or EARLY_WEIGHTS)
             self.ensembles_[index] = ensemble.fit(features, learned)
         return self
 
