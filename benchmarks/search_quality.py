@@ -35,20 +35,20 @@ RIVAL = "nsga2"
 EXACT = 6
 
 PROXY_BUDGETS = {
-    "ours": 400,
-    "ours_without_predictor": 400,
-    "ours_without_seeding": 400,
-    "random": 1000,
-    "stratified": 1000,
+    "ours": 150,
+    "ours_without_predictor": 150,
+    "ours_without_seeding": 150,
+    "random": 300,
+    "stratified": 300,
     "uniform": 50,
     "global_ranking": 80,
     "nsga2": 1000,
-    "tpe": 400,
-    "gp": 100,
-    "nsga2_seeded": 400,
-    "tpe_seeded": 400,
+    "tpe": 200,
+    "gp": 60,
+    "nsga2_seeded": 200,
+    "tpe_seeded": 200,
 }
-HARD_BUDGETS = PROXY_BUDGETS | {"random": 400, "stratified": 400, "tpe": 200, "tpe_seeded": 200, "nsga2_seeded": 200}
+HARD_BUDGETS = {"ours": 150, "ours_without_predictor": 150, "nsga2": 1000}
 SHORT_BUDGETS = {
     "ours": 60,
     "ours_without_predictor": 60,

@@ -85,8 +85,8 @@ def fit_additive(removed: Floats, probes: Sequence[Probe]) -> AdditiveModel:
         return AdditiveModel(removed.copy())
     grid = np.linspace(0.0, 1.0, 21)
     mean = np.mean([np.interp(grid, removed[g], curves[g]) for g in np.flatnonzero(known)], axis=0)
-    for group in np.flatnonzero(~known):
-        curves[group] = np.interp(removed[group], grid, mean)
+    for unknown in np.flatnonzero(~known):
+        curves[unknown] = np.interp(removed[unknown], grid, mean)
     return AdditiveModel(curves)
 
 

@@ -50,7 +50,9 @@ def evolve(
     seen = set(genome.keys(current))
     for _ in range(size.generations):
         children = mutate(genome, cross(current[rng.integers(len(current), size=size.population)], current, rng), rng)
-        fresh = [i for i, key in enumerate(genome.keys(children)) if key not in seen and not seen.add(key)]
+        first = {key: i for i, key in reversed(list(enumerate(genome.keys(children)))) if key not in seen}
+        fresh = sorted(first.values())
+        seen.update(first)
         if fresh:
             children = children[fresh]
             predicted = expected(children)

@@ -146,8 +146,9 @@ def _dimension(name: str, dist: BaseDistribution) -> Dimension:
         values = np.clip(values, dist.low, dist.high)
         return Dimension(name, tuple(float(v) for v in values), ordered=True)
     if isinstance(dist, CategoricalDistribution):
-        numbers = all(isinstance(c, int | float) and not isinstance(c, bool) for c in dist.choices)
-        return Dimension(name, tuple(dist.choices), ordered=numbers and list(dist.choices) == sorted(dist.choices))
+        numbers = [float(c) for c in dist.choices if isinstance(c, int | float) and not isinstance(c, bool)]
+        ordered = len(numbers) == len(dist.choices) and numbers == sorted(numbers)
+        return Dimension(name, tuple(dist.choices), ordered=ordered)
     raise TypeError(f"Unknown distribution {dist!r}.")
 
 

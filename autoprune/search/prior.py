@@ -113,9 +113,9 @@ class Prior:
             count: Rows wanted.
             rng: Source of randomness.
         """
-        usable = (self.points < 1.0).all(axis=1) & (self.seen.violation <= 0.0)
-        usable = usable if usable.any() else (self.points < 1.0).all(axis=1)
-        usable = usable if usable.any() else np.ones(len(self.points), dtype=bool)
+        inside = np.asarray((self.points < 1.0).all(axis=1))
+        feasible = np.asarray(inside & (self.seen.violation <= 0.0))
+        usable = next((u for u in (feasible, inside) if u.any()), np.ones(len(self.points), dtype=bool))
         below = max(1, round(ADDITIVE_SHARE * count))
         promoted = promoted_rows(self.seen.rows[usable], self.points[usable], count - below)
 
