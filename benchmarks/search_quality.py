@@ -94,8 +94,8 @@ class Comparison:
 COMPARISONS: Mapping[str, Comparison] = {
     "digits_resnet20": Comparison("digits_resnet20"),
     "fashion_resnet20": Comparison("fashion_resnet20"),
-    "digits_resnet110": Comparison("digits_resnet110", budgets=HARD_BUDGETS),
-    "digits_resnet20_per_group": Comparison("digits_resnet20_per_group", budgets=HARD_BUDGETS),
+    "digits_resnet110": Comparison("digits_resnet110", budgets=HARD_BUDGETS, seeds=3),
+    "digits_resnet20_per_group": Comparison("digits_resnet20_per_group", budgets=HARD_BUDGETS, seeds=3),
     "digits_resnet20_recovered": Comparison("digits_resnet20", "short", SHORT_BUDGETS, (20, 40, 60, 300), 300, 3),
 }
 

@@ -21,13 +21,18 @@ def member_rows(front: FrontDocument, *, baseline: bool = False) -> list[dict[st
 
 def text_table(front: FrontDocument) -> tuple[list[str], list[list[str]]]:
     """Return (headers, rows) for readers, the dense model first; of the metrics those that were asked for."""
-    found = list(dict.fromkeys(n for m in (front.baseline, *front.members) for n in front.estimates(m)))
-    asked = {o.name for o in front.objectives} | _constrained(front)
-    metrics = [name for name in found if name in asked]
+    metrics = asked_metrics(front)
     headers = ["model", *(_metric_header(front, name) for name in metrics), "no loss", "latency ms", "speed-up [95%]"]
     headers += ["parameters", "MACs", "bytes"]
     rows = [_texts(front, member, metrics) for member in (front.baseline, *front.members)]
     return headers, rows
+
+
+def asked_metrics(front: FrontDocument) -> list[str]:
+    """Return the members' metrics that a reader asked for: objectives and what a constraint names."""
+    found = dict.fromkeys(n for m in (front.baseline, *front.members) for n in front.estimates(m))
+    asked = {o.name for o in front.objectives} | _constrained(front)
+    return [name for name in found if name in asked]
 
 
 def remarks(front: FrontDocument) -> list[str]:

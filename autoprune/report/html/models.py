@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from autoprune.report.document import Change, Estimate, FrontDocument, LatencyResult, Member
 from autoprune.report.html.numbers import NONE, about, amount, data_size, figure, times
 from autoprune.report.html.quantities import Quantity, Split, split_shown
+from autoprune.report.rows import asked_metrics
 
 PICKS = {
     "balanced": ("balanced", "diamond", "s-balanced"),
@@ -93,10 +94,9 @@ def models_of(front: FrontDocument, quantities: Sequence[Quantity], commands: di
 
 
 def metrics_of(front: FrontDocument, quantities: Sequence[Quantity]) -> tuple[Quantity, ...]:
-    """Return every metric of the members: objectives first, others as plain values."""
+    """Return the metrics that were asked for: objectives first, others as plain values."""
     known = {q.key: q for q in quantities}
-    names = dict.fromkeys(name for m in (front.baseline, *front.members) for name in front.estimates(m))
-    found = [known.get(name) or Quantity(name, "max", "value") for name in names]
+    found = [known.get(name) or Quantity(name, "max", "value") for name in asked_metrics(front)]
     return tuple(sorted(found, key=lambda q: list(known).index(q.key) if q.key in known else len(known)))
 
 
