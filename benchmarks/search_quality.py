@@ -26,8 +26,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.common import RESULTS, rounded, write_result
-from benchmarks.search_runs import Curve, curve_of
-from benchmarks.search_tasks import Fidelity, search_task
+from benchmarks.search_runs import Curve, curve_of, curve_path, stored_curve
+from benchmarks.search_tasks import Fidelity, SearchTask, search_task
 
 NAME = "search_quality"
 OURS = "ours"
@@ -108,13 +108,14 @@ def run(name: str, samplers: Sequence[str], seeds: int) -> tuple[list[Row], dict
 
     Args:
         name: A key of `COMPARISONS`.
-        samplers: Who is compared; NSGA-II always is, for the target.
+        samplers: Who is compared; NSGA-II always is, for the target, and so is who has finished all searches before.
         seeds: Number of seeds.
     """
     comparison = COMPARISONS[name]
     task = search_task(comparison.task, comparison.fidelity)
     count = min(seeds, comparison.seeds)
-    chosen = [s for s in comparison.budgets if s in samplers or s == RIVAL]
+    wanted = {*samplers, RIVAL}
+    chosen = [s for s in comparison.budgets if s in wanted or _finished(task, s, comparison.budgets[s], count)]
     curves: dict[str, dict[int, Curve]] = {}
     for sampler in chosen:
         curves[sampler] = {}
@@ -177,6 +178,11 @@ def spread_of(values: Sequence[float | None]) -> dict[str, Any]:
     """Return median, worst and all of values that are to be small; None is infinite."""
     filled = [math.inf if v is None else float(v) for v in values]
     return {"median": _shown(statistics.median(filled)), "max": _shown(max(filled)), "per_seed": list(values)}
+
+
+def _finished(task: SearchTask, sampler: str, budget: int, seeds: int) -> bool:
+    paths = (curve_path(task, sampler, seed, budget) for seed in range(seeds))
+    return all(stored_curve(path) is not None for path in paths)
 
 
 def _means(comparison: Comparison, by_seed: Mapping[int, Curve]) -> dict[str, Any]:
