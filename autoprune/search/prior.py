@@ -105,8 +105,8 @@ class Prior:
         """Return `count` first candidates of the recovered search.
 
         Three quarters come from the proxies' front, spread over cost; the others from the additive front below the
-        cheapest proxy that is of any use, where untrained scores say nothing any more. Choices that only matter with
-        training take turns.
+        cheapest proxy that is of any use, where untrained scores say nothing any more. They come in halving order, so
+        that a search cut short has covered the whole range of cost. Choices that only matter with training take turns.
 
         Args:
             genome: Rows of the recovered search.
@@ -130,7 +130,7 @@ class Prior:
         extra = spread_rows(front[deep], share[deep], below)
         plain = plain_row(self.genome)
         own = np.vstack([promoted, *(with_choices(self.genome, levels, plain)[None, :] for levels in extra)])
-        return self._with_turns(genome, own)
+        return self._with_turns(genome, own[_halving(len(own))])
 
     def _with_turns(self, genome: Genome, own: Rows) -> Rows:
         column = {d.name: i for i, d in enumerate(self.genome.dimensions)}
@@ -147,3 +147,10 @@ class Prior:
                     row[index] = turn % len(dimension.values)
             rows.append(row)
         return genome.unique(stack(rows, len(genome.dimensions)))
+
+
+def _halving(count: int) -> list[int]:
+    """Return 0 .. count - 1 in an order whose every prefix is spread evenly: by reversed binary digits."""
+    bits = max(count - 1, 1).bit_length()
+    order = sorted(range(2**bits), key=lambda i: int(f"{i:0{bits}b}"[::-1], 2))
+    return [i for i in order if i < count]
