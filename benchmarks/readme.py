@@ -1,4 +1,4 @@
-"""Committed results -> the tables of README.md: every figure there comes from a file that a command remakes.
+"""Committed results -> the tables of README.md and docs: every figure there comes from a file that a command remakes.
 
 python -m benchmarks.readme
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+DOCUMENTS = (README, ROOT / "docs" / "search.md")
 RESULTS = ROOT / "results"
 MARK = re.compile(r"(<!-- (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -126,7 +127,7 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """Return the README with every marked section made anew."""
+    """Return a document with every marked section made anew."""
     return MARK.sub(lambda m: f"{m[1]}{_table(m['name']).strip()}\n{m[3]}", text)
 
 
@@ -188,8 +189,9 @@ def _with_origin(data: dict[str, Any], lines: list[str]) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md."""
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    """Rewrite README.md and docs/search.md."""
+    for document in DOCUMENTS:
+        document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
