@@ -69,7 +69,7 @@ class AdditiveModel:
 def fit_additive(removed: Floats, probes: Sequence[Probe]) -> AdditiveModel:
     """Return the additive model through the probes: monotone, interpolated, extrapolated beyond the largest.
 
-    A group without a probe takes the mean curve of the others.
+    A group without a probe takes the mean curve of the others; without any probe a group loses what is removed.
 
     Args:
         removed: [G, levels] share of units that each level removes; rows shorter than the longest repeat their end.
@@ -123,15 +123,19 @@ def additive_front(
     weight = np.tile(weights, len(models))
     count, groups = len(weight), len(sizes)
     rows = np.zeros((count, groups), dtype=np.int64)
+    moving = np.arange(count)
     for _ in range(SWEEPS):
-        before = rows.copy()
+        current = rows[moving]
         for group in rng.permutation(groups):
             levels = int(sizes[group])
-            tried = np.repeat(rows, levels, axis=0)
-            tried[:, group] = np.tile(np.arange(levels), count)
-            value = curves[:, group, :levels] + weight[:, None] * log_cost(tried).reshape(count, levels)
-            rows[:, group] = value.argmin(axis=1)
-        if (rows == before).all():
+            tried = np.repeat(current, levels, axis=0)
+            tried[:, group] = np.tile(np.arange(levels), len(moving))
+            cost = weight[moving, None] * log_cost(tried).reshape(len(moving), levels)
+            current[:, group] = (curves[moving, group, :levels] + cost).argmin(axis=1)
+        changed = (current != rows[moving]).any(axis=1)
+        rows[moving] = current
+        moving = moving[changed]
+        if not len(moving):
             break
     return np.unique(rows, axis=0)
 

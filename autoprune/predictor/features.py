@@ -24,12 +24,14 @@ class Choice:
         size: Number of its values.
         ordered: Whether neighbours are alike: then one feature, else one a value.
         group: Index of the group that it belongs to; None where it holds for the whole model.
+        codes: Feature that each value of a group's choice counts for: groups may lack some values. Empty = its index.
     """
 
     column: int
     size: int
     ordered: bool
     group: int | None = None
+    codes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,12 @@ class Encoder:
         return parts
 
     def _local(self, rows: Rows, removed: Floats) -> list[Floats]:
-        local = [c for c in self.choices if c.group is not None]
+        local = [(c, c.codes or tuple(range(c.size))) for c in self.choices if c.group is not None]
         if not local:
             return []
-        shares = np.zeros((len(rows), max(c.size for c in local)))
-        for choice in local:
+        shares = np.zeros((len(rows), 1 + max(max(codes) for _, codes in local)))
+        for choice, codes in local:
             weight = removed[:, choice.group] / len(self.dense)
-            for value in range(choice.size):
-                shares[:, value] += weight * (rows[:, choice.column] == value)
+            for value, code in enumerate(codes):
+                shares[:, code] += weight * (rows[:, choice.column] == value)
         return [shares]

@@ -16,8 +16,12 @@ def encoder_of(genome: Genome, context: SamplerContext, additive: AdditiveModel)
     levels = int(genome.sizes[: genome.groups].max(initial=1))
     widths = np.array([genome.widths(np.full((1, genome.groups), level))[0] for level in range(levels)]).T
     index = {CRITERION_PREFIX + group.name: i for i, group in enumerate(context.space.groups)}
+    own = [d for d in genome.dimensions if d.name in index]
+    code = {value: i for i, value in enumerate(dict.fromkeys(value for d in own for value in d.values))}
     choices = []
     for column in genome.choices:
         dimension = genome.dimensions[column]
-        choices.append(Choice(column, len(dimension.values), dimension.ordered, index.get(dimension.name)))
+        group = index.get(dimension.name)
+        codes = () if group is None else tuple(code[value] for value in dimension.values)
+        choices.append(Choice(column, len(dimension.values), dimension.ordered, group, codes))
     return Encoder(widths, genome.dense_widths, choices, context.costs, additive)

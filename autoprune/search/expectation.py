@@ -68,7 +68,7 @@ class CostForecast:
         self.costs = context.costs
         self.dense = context.dense
         self._latency: LatencyModel | None = None
-        self._packing = 1.0
+        self._packing: float | None = None
 
     def fit(self, widths: Rows, measured: Mapping[str, Floats]) -> Self:
         """Learn latency and the packed size from what was measured.
@@ -98,7 +98,13 @@ class CostForecast:
                 return self._latency.predict(widths)
             macs = self.costs.macs(np.vstack([self.genome.dense_widths[None, :], widths]))
             return np.asarray(self.dense.get("latency_ms", 1.0) * macs[1:] / macs[0])
-        return self.costs.bytes(widths) * (self._packing if name == "compressed_bytes" else 1.0)
+        return self.costs.bytes(widths) * (self._packing or 1.0 if name == "compressed_bytes" else 1.0)
+
+    def known(self, name: str) -> bool:
+        """Tell whether a cost can be expected in its unit: a measured one cannot before anything was measured."""
+        if name == "latency_ms":
+            return self._latency is not None or name in self.dense
+        return name != "compressed_bytes" or self._packing is not None
 
     def margin(self, name: str) -> float:
         """Return the 90% quantile of the error of a cost's logarithm; 0 where it is counted."""
@@ -178,7 +184,7 @@ class Expectation:
             if requirement.metric in ranges:
                 best, worst = ranges[requirement.metric]
                 inside = min(best, worst) < requirement.bound < max(best, worst)
-                if inside:
+                if inside and requirement.relation == ("<=" if best < worst else ">="):
                     ranges[requirement.metric] = (best, requirement.bound)
         return ranges
 
@@ -225,7 +231,9 @@ class Expectation:
         return chance
 
     def _cost_chance(self, requirement: Requirement, widths: Rows) -> Floats:
-        """Return [n] chances; a cost that is certainly too high has none."""
+        """Return [n] chances; a cost that is certainly too high has none, one that is unknown excludes nothing."""
+        if not self.costs.known(requirement.metric):
+            return np.ones(len(widths))
         value = np.log(np.maximum(self.costs.predict(requirement.metric, widths), 1e-12))
         excess = (value - math.log(max(requirement.bound, 1e-12))) * (1.0 if requirement.relation == "<=" else -1.0)
         margin = self.costs.margin(requirement.metric)

@@ -29,11 +29,13 @@ class Dimension:
         name: Name of the parameter.
         values: What its steps stand for, in order.
         ordered: Whether neighbours are alike; else the values are categories.
+        continuous: Whether values between them are allowed too.
     """
 
     name: str
     values: tuple[Any, ...]
     ordered: bool
+    continuous: bool = False
 
 
 class Genome:
@@ -144,7 +146,7 @@ def _dimension(name: str, dist: BaseDistribution) -> Dimension:
         else:
             values = np.linspace(dist.low, dist.high, FLOAT_STEPS)
         values = np.clip(values, dist.low, dist.high)
-        return Dimension(name, tuple(float(v) for v in values), ordered=True)
+        return Dimension(name, tuple(float(v) for v in values), ordered=True, continuous=True)
     if isinstance(dist, CategoricalDistribution):
         numbers = [float(c) for c in dist.choices if isinstance(c, int | float) and not isinstance(c, bool)]
         ordered = len(numbers) == len(dist.choices) and numbers == sorted(numbers)
@@ -156,7 +158,7 @@ def _step(dimension: Dimension, value: Any) -> int | None:
     """Return the step of a value; of a continuous one the nearest, None where it lies outside."""
     if value in dimension.values:
         return dimension.values.index(value)
-    if not isinstance(dimension.values[0], float) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not dimension.continuous or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     low, high = dimension.values[0], dimension.values[-1]
     if not low <= value <= high:

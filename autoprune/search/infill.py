@@ -62,16 +62,18 @@ def choose_batch(points: Floats, front: Floats, count: int, *, weights: Floats |
         weights: [n] probability of being feasible; None counts all as feasible.
 
     Returns:
-        Chosen rows; where nothing adds hypervolume, those closest to the front.
+        Chosen rows; where nothing adds hypervolume, those closest to the front that may be feasible.
     """
     known, chosen = front[non_dominated(front)] if len(front) else front, list[int]()
+    possible = np.ones(len(points), dtype=bool) if weights is None else weights > 0.0
     free = np.ones(len(points), dtype=bool)
     for _ in range(min(count, len(points))):
         score = _gain(points, known) * (1.0 if weights is None else weights)
         score = np.where(free, score, -np.inf)
         best = int(np.argmax(score))
         if score[best] <= 0.0:
-            best = int(np.argmin(np.where(free, points.sum(axis=1), np.inf)))
+            allowed = free & possible if (free & possible).any() else free
+            best = int(np.argmin(np.where(allowed, points.sum(axis=1), np.inf)))
         free[best] = False
         chosen.append(best)
         known = _added(known, points[best])

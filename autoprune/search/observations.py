@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,22 @@ from autoprune.search.genome import Genome, Key, Rows, stack
 Floats = npt.NDArray[np.float64]
 
 PREDICTED = "predicted"
+FIXED = "fixed_params"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a sampler remembers of a study beside its trials; all by trial number.
+
+    Args:
+        predictions: Prediction of the first value, where the trial itself does not tell.
+        handed: Row that was proposed: a trial under way may not have asked for all of it yet.
+        rows: Rows of finished trials, so that they are encoded once.
+    """
+
+    predictions: dict[int, float] = field(default_factory=dict)
+    handed: dict[int, Rows] = field(default_factory=dict)
+    rows: dict[int, Rows | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,6 +46,7 @@ class Observations:
         numbers: [n] their trial numbers.
         predicted: [n] first value as predicted before it was measured; NaN where nothing was predicted.
         pending: [p, D] candidates under way.
+        pending_numbers: [p] their trial numbers.
         taken: Key of every candidate that was ever proposed, failed ones included -> number of its first trial.
         count: Number of all trials.
     """
@@ -42,19 +58,27 @@ class Observations:
     numbers: Rows
     predicted: Floats
     pending: Rows
+    pending_numbers: Rows
     taken: Mapping[Key, int]
     count: int
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def before(self, number: int) -> Observations:
-        """Return what was measured of the trials with smaller numbers; the others of them count as under way."""
-        known = self.numbers < number
+    def before(self, begin: int, known: int | None = None) -> Observations:
+        """Return what the trials before trial `begin` tell, as if no other had been proposed.
+
+        Args:
+            begin: Number of a trial.
+            known: Results of trials from this number on count as under way; None counts all.
+        """
+        measured = self.numbers < (begin if known is None else known)
+        awaited, underway = ~measured & (self.numbers < begin), self.pending_numbers < begin
         return replace(
-            self.only(known),
-            pending=np.vstack([self.pending, self.rows[~known]]),
-            taken={key: first for key, first in self.taken.items() if first < number},
+            self.only(measured),
+            pending=np.vstack([self.pending[underway], self.rows[awaited]]),
+            pending_numbers=np.concatenate([self.pending_numbers[underway], self.numbers[awaited]]),
+            taken={key: first for key, first in self.taken.items() if first < begin},
         )
 
     def only(self, which: npt.NDArray[np.bool_] | Rows) -> Observations:
@@ -76,8 +100,7 @@ def observe(
     objectives: Sequence[str],
     *,
     current: int = -1,
-    predictions: Mapping[int, float] = MappingProxyType({}),
-    memo: dict[int, Rows | None] | None = None,
+    memory: Memory | None = None,
 ) -> Observations:
     """Return what trials tell; those outside of the space, or with values that are not finite, tell nothing.
 
@@ -86,29 +109,29 @@ def observe(
         genome: Rows of the space.
         objectives: Names of the values of a complete trial.
         current: Number of the trial that is being asked for.
-        predictions: Trial number -> prediction of the first value, where the trial itself does not tell.
-        memo: Rows of finished trials by number, so that they are encoded once; filled here.
+        memory: What is known of these trials beside; rows are added.
     """
+    memory = memory or Memory()
     rows, values, signal, violation, numbers, predicted = [], [], [], [], [], []
-    pending, taken, count = list[Rows](), dict[Key, int](), 0
+    pending, underway, taken, count = list[Rows](), list[int](), dict[Key, int](), 0
     for trial in trials:
         if trial.number == current:
             continue
         count += 1
-        row = _row(trial, genome, memo)
+        row = row_of(trial, genome, memory)
         if row is None:
             continue
         taken.setdefault(row.tobytes(), trial.number)
         if trial.state in (TrialState.RUNNING, TrialState.WAITING):
             pending.append(row)
+            underway.append(trial.number)
         elif trial.state == TrialState.COMPLETE and _usable(trial.values, len(objectives)):
             rows.append(row)
             values.append([float(v) for v in trial.values or ()])
             signal.append(_number(trial.user_attrs.get(SIGNAL)))
             violation.append(max((float(v) for v in trial.constraints.values()), default=0.0))
             numbers.append(trial.number)
-            expected = trial.user_attrs.get(PREDICTED, {}).get(objectives[0], {}).get("mean")
-            predicted.append(_number(predictions.get(trial.number) if expected is None else expected))
+            predicted.append(_expected(trial, objectives[0], memory))
     columns = len(genome.dimensions)
     return Observations(
         stack(rows, columns),
@@ -118,19 +141,31 @@ def observe(
         np.array(numbers, dtype=np.int64),
         np.array(predicted, dtype=np.float64),
         stack(pending, columns),
+        np.array(underway, dtype=np.int64),
         taken,
         count,
     )
 
 
-def _row(trial: FrozenTrial, genome: Genome, memo: dict[int, Rows | None] | None) -> Rows | None:
+def row_of(trial: FrozenTrial, genome: Genome, memory: Memory) -> Rows | None:
     """Return the row of a trial; None where it has none in this space."""
-    if memo is not None and trial.number in memo:
-        return memo[trial.number]
+    if trial.number in memory.rows:
+        return memory.rows[trial.number]
+    if trial.state == TrialState.RUNNING and trial.number in memory.handed and FIXED not in trial.system_attrs:
+        return memory.handed[trial.number]
     row = genome.encode(trial.params) if trial.params else None
-    if memo is not None and trial.state.is_finished():
-        memo[trial.number] = row
+    if trial.state.is_finished():
+        memory.rows[trial.number] = row
     return row
+
+
+def _expected(trial: FrozenTrial, name: str, memory: Memory) -> float:
+    """Return the prediction of a value as the trial tells it, else as remembered; NaN without any."""
+    found = trial.user_attrs.get(PREDICTED)
+    figures = found.get(name) if isinstance(found, Mapping) else None
+    if isinstance(figures, Mapping):
+        return _number(figures.get("mean"))
+    return memory.predictions.get(trial.number, math.nan)
 
 
 def _usable(values: Sequence[float] | None, objectives: int) -> bool:

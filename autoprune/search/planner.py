@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.pareto import hypervolume
-from autoprune.predictor.additive import AdditiveModel
+from autoprune.predictor.additive import USUAL_POWER, AdditiveModel
 from autoprune.predictor.targets import Target
 from autoprune.predictor.trust import better_than_prior
 from autoprune.search.context import SIGNAL, SamplerContext
@@ -23,7 +23,7 @@ from autoprune.search.objectives import COSTS
 from autoprune.search.observations import Observations
 from autoprune.search.prior import Prior
 from autoprune.search.seeding import perturbed_rows, seed_rows
-from autoprune.search.sensitivity import additive_model, plain_row, probe_rows
+from autoprune.search.sensitivity import additive_model, plain_row, probe_rows, removed_shares
 from autoprune.search.training import training_subset
 
 Floats = npt.NDArray[np.float64]
@@ -93,19 +93,30 @@ class Planner:
         self.plateau = False
         self.fallback: str | None = None
         self.weights: Mapping[str, float] = {}
+        self._seeded: tuple[tuple[bytes, ...], Rows] | None = None
 
     def plan(self, seen: Observations) -> list[Planned]:
         """Return the next candidates in order, none of them tried before; none at all when the space is used up."""
-        for origin, rows in (("sensitivity", self._probes()), ("seeding", self._seeds(seen))):
-            new = [row for row in rows if row.tobytes() not in seen.taken]
-            if new:
-                return [Planned(row, origin, {}) for row in new]
-        start = self._boundary(seen.count)
-        planned = self._batch(seen.before(start), start)
-        new = [p for p in planned if p.row.tobytes() not in seen.taken]
-        return new or [Planned(row, "explore", {}) for row in self._untried(seen)]
+        new = self._new(self._probes, seen)
+        if new:
+            return [Planned(row, "sensitivity", {}) for row in new]
+        probed = _end(self._probes, seen)
+        seeds = self._seeds(seen.before(probed))
+        new = self._new(seeds, seen)
+        if new:
+            return [Planned(row, "seeding", {}) for row in new]
+        begin = self._begin(max(probed, _end(seeds, seen)), seen.count)
+        known = self._known(begin)
+        planned = self._batch(seen.before(begin, known), known)
+        left = [p for p in planned if p.row.tobytes() not in seen.taken]
+        return left or [Planned(row, "explore", {}) for row in self._untried(seen, begin)]
 
+    def _new(self, rows: Rows, seen: Observations) -> list[Rows]:
+        return [rows[i] for i, key in enumerate(self.genome.keys(rows)) if key not in seen.taken]
+
+    @cached_property
     def _probes(self) -> Rows:
+        """Rows of the sensitivity pass that are evaluated; the dense model only where it is unknown."""
         rows = probe_rows(self.genome)
         if not self.options.seeding or not self._probing:
             return rows[:0]
@@ -118,12 +129,22 @@ class Planner:
         return self.prior is None and 2 * len(probe_rows(self.genome)) <= self.context.evaluations
 
     def _seeds(self, seen: Observations) -> Rows:
+        """Return the first candidates by what the sensitivity pass told; made once for the same results."""
+        told = seen.rows.tobytes(), seen.values.tobytes(), seen.signal.tobytes()
+        if self._seeded is None or self._seeded[0] != told:
+            self._seeded = told, self._seeds_of(seen)
+        return self._seeded[1]
+
+    def _seeds_of(self, seen: Observations) -> Rows:
         rng = np.random.default_rng([self.context.seed, 1])
         if not self.options.seeding:
             return self.genome.random(min(STRATIFIED, max(4, self.context.evaluations // 3)), rng)
         if self.prior is not None:
             return self.prior.seeds(self.genome, self._wanted_seeds, rng)
         model, costs = self._additive(seen), self._costs(seen)
+        if not self._probing:
+            # Straight lines would leave nothing between whole and least groups on the additive front.
+            model = AdditiveModel(removed_shares(self.genome) ** USUAL_POWER)
         plain = plain_row(self.genome)
         count = self.options.seeds if self._probing else self._wanted_seeds
         return seed_rows(self.genome, model, lambda levels: costs.share(self._cost, levels), plain, count, rng)
@@ -170,22 +191,35 @@ class Planner:
             columns = {name: np.concatenate([self.prior.costs[name], column]) for name, column in columns.items()}
         return CostForecast(self.genome, self.context).fit(widths, columns)
 
-    def _boundary(self, count: int) -> int:
-        """Return the trial number at which the current batch began: a function of the number of trials alone."""
-        start = min(count, len(self._probes()) + self.options.seeds)
-        while start + self._size(start) <= count:
-            start += self._size(start)
-        return start
+    def _begin(self, first: int, count: int) -> int:
+        """Return the trial that the current batch begins with: a function of the number of trials alone.
+
+        Args:
+            first: Trial that the first batch begins with.
+            count: Number of trials.
+        """
+        begin = first
+        while begin + self._size(self._known(begin)) <= count:
+            begin += self._size(self._known(begin))
+        return begin
+
+    def _known(self, begin: int) -> int:
+        """Return how many trials the batch that begins with a trial learns from; later ones count as predicted."""
+        known = min(begin, len(self._probes) + self.options.seeds)
+        while known + self._size(known) <= begin:
+            known += self._size(known)
+        return known
 
     def _size(self, count: int) -> int:
         """Return the batch after `count` trials: it grows, so that fitting stays cheap for each candidate."""
         return max(self.options.batch, min(self.context.workers, 50), count // 20)
 
     def _batch(self, seen: Observations, start: int) -> list[Planned]:
+        self.plateau = False
         rng = np.random.default_rng([self.context.seed, 2, start])
         size = self._size(start)
         if len(seen) < STRATIFIED // 4:
-            return [Planned(row, "explore", {}) for row in self.genome.random(size, rng)]
+            return [Planned(row, "explore", {}) for row in self.genome.unique(self.genome.random(size, rng))]
         model, dense = self._additive(seen), self._dense(seen)
         costs = self._costs(seen)
         expectation = Expectation(self.genome, self.context, self._encode(model), costs, self.options.explore)
@@ -242,6 +276,7 @@ class Planner:
         """
         told = np.flatnonzero(np.isfinite(seen.predicted))[-JUDGED:]
         if len(told) < TRUSTED_FROM:
+            self.fallback = None
             return
         target = self._target(seen)
         macs = self.context.costs.macs(self.genome.widths(seen.rows[told]))
@@ -257,11 +292,10 @@ class Planner:
 
     def _settle(self, seen: Observations, start: int, expectation: Expectation, chosen: Rows, front: Floats) -> None:
         """Note whether the search goes on in vain: little gained lately, little hoped for."""
-        self.plateau = False
         before = start
         for _ in range(BATCHES_LOOKED_BACK):
             before -= self._size(max(before - self.options.batch, 0))
-        if before < len(self._probes()) + BEFORE_PLATEAU - BATCHES_LOOKED_BACK * self.options.batch:
+        if before < len(self._probes) + BEFORE_PLATEAU - BATCHES_LOOKED_BACK * self.options.batch:
             return
         corner = [1.0] * len(self.context.objectives)
         good = seen.violation <= 0.0
@@ -273,13 +307,15 @@ class Planner:
         hoped = float(gain(expectation.forecast(chosen, explore=1.0).points, front).sum())
         self.plateau = hoped < NO_GAIN * volume
 
-    def _untried(self, seen: Observations) -> Rows:
+    def _untried(self, seen: Observations, begin: int) -> list[Rows]:
         """Return candidates that were never proposed, drawn at random; the rest in order where few are left."""
-        rng = np.random.default_rng([self.context.seed, 3, seen.count])
-        found = self.genome.unique(self.genome.random(200, rng))
-        new = [i for i, key in enumerate(self.genome.keys(found)) if key not in seen.taken]
+        rng = np.random.default_rng([self.context.seed, 3, begin])
+        new = self._new(self.genome.unique(self.genome.random(200, rng)), seen)
         if new or self.genome.capacity() > MANY_ROWS:
-            return found[new[: self._size(seen.count)]]
-        grid = np.array(list(np.ndindex(*self.genome.sizes)), dtype=np.int64)
-        left = [i for i, key in enumerate(self.genome.keys(grid)) if key not in seen.taken]
-        return grid[left]
+            return new[: self._size(seen.count)]
+        return self._new(np.array(list(np.ndindex(*self.genome.sizes)), dtype=np.int64), seen)
+
+
+def _end(rows: Rows, seen: Observations) -> int:
+    """Return the number of the trial after those that proposed some rows."""
+    return 1 + max((seen.taken.get(row.tobytes(), -1) for row in rows), default=-1)

@@ -14,8 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprune.search.context import SamplerContext
-from autoprune.search.genome import Rows
-from autoprune.search.observations import Observations, observe
+from autoprune.search.observations import Memory, Observations, observe, row_of
 from autoprune.search.planner import Planned, Planner, SamplerOptions
 
 __all__ = ["AutopruneSampler", "Proposal", "SamplerOptions"]
@@ -38,8 +37,9 @@ class AutopruneSampler(BaseSampler):
     """Proposes pruning policies by a learned accuracy predictor and known cost.
 
     The stages: each group alone, an additive front through what that tells, then batches by the hypervolume
-    improvement of the predicted mean. Proposals are a function of (space, trials, seed) alone; `docs/search.md` tells
-    the whole method. It serves ask/tell, `study.optimize` and several threads.
+    improvement of the predicted mean. Proposals are a function of (space, trials, seed) alone, where trials keep their
+    predictions as the user attribute `predicted`; `docs/search.md` tells the whole method. It serves ask/tell,
+    `study.optimize` and several threads.
 
     Args:
         context: Space, costs, objectives and budget of the study.
@@ -53,9 +53,9 @@ class AutopruneSampler(BaseSampler):
         self._proposals: dict[int, Proposal] = {}
         self._queue: deque[Planned] = deque()
         self._study = ""
-        self._known = 0
-        self._later: set[bytes] = set()
-        self._rows: dict[int, Rows | None] = {}
+        self._read = 0
+        self._keys: set[bytes] = set()
+        self._memory = Memory()
         self._independent = RandomSampler(seed=context.seed)
         self._lock = threading.Lock()
 
@@ -73,6 +73,10 @@ class AutopruneSampler(BaseSampler):
         with self._lock:
             planned = self._next(study, trial.number)
             self._proposals[trial.number] = Proposal(planned.origin, planned.predicted)
+            self._memory.handed[trial.number] = planned.row
+            first = self.context.objectives[0].name
+            if first in planned.predicted:
+                self._memory.predictions[trial.number] = planned.predicted[first]["mean"]
         params = self._planner.genome.decode(planned.row)
         return {name: value for name, value in params.items() if name in search_space}
 
@@ -118,39 +122,34 @@ class AutopruneSampler(BaseSampler):
     def _next(self, study: Study, current: int) -> Planned:
         """Return the next candidate that no trial has; once all were tried, the dense model again."""
         if self._study == study.study_name:
-            recent = self._recent(study, current)
+            taken = self._taken_keys(study, current)
             while self._queue:
                 planned = self._queue.popleft()
-                if planned.row.tobytes() not in recent:
+                if planned.row.tobytes() not in taken:
                     return planned
         self._refill(study, current)
         if self._queue:
             return self._queue.popleft()
         return Planned(self._planner.genome.dense(), "explore", {})
 
-    def _recent(self, study: Study, current: int) -> set[bytes]:
-        """Return the keys of the trials that came after the queue was made."""
+    def _taken_keys(self, study: Study, current: int) -> set[bytes]:
+        """Return the keys of all trials but the current one; those that have finished are read once."""
         trials = study.get_trials(deepcopy=False)
-        for trial in trials[self._known :]:
-            row = self._encoded(trial)
-            if trial.number != current and row is not None:
-                self._later.add(row.tobytes())
-        self._known = len(trials) - (1 if trials and trials[-1].number == current else 0)
-        return self._later
-
-    def _encoded(self, trial: FrozenTrial) -> Rows | None:
-        return self._planner.genome.encode(trial.params) if trial.params else None
+        found = (row_of(t, self._planner.genome, self._memory) for t in trials[self._read :] if t.number != current)
+        self._keys.update(row.tobytes() for row in found if row is not None)
+        while self._read < len(trials) and trials[self._read].state.is_finished():
+            self._read += 1
+        return self._keys
 
     def _refill(self, study: Study, current: int) -> None:
         trials = study.get_trials(deepcopy=False)
         if self._study != study.study_name:
-            self._rows.clear()
-        self._study, self._known = study.study_name, len(trials)
-        self._later.clear()
+            self._memory, self._read = Memory(), 0
+            self._proposals.clear()
+            self._keys.clear()
+        self._study = study.study_name
         self._queue = deque(self._planner.plan(self._observe(trials, current)))
 
     def _observe(self, trials: list[FrozenTrial], current: int) -> Observations:
-        first = self.context.objectives[0].name
-        told = {n: p.predicted[first]["mean"] for n, p in self._proposals.items() if first in p.predicted}
         names = [o.name for o in self.context.objectives]
-        return observe(trials, self._planner.genome, names, current=current, predictions=told, memo=self._rows)
+        return observe(trials, self._planner.genome, names, current=current, memory=self._memory)

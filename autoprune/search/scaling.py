@@ -14,6 +14,7 @@ from autoprune.tasks.protocol import MetricSpec
 COST_RANGE = 100.0
 WORST_ERROR = 0.5
 ERROR_FACTOR = 5.0
+LEAST = 1e-300
 
 Floats = npt.NDArray[np.float64]
 Values = Mapping[str, float]
@@ -38,7 +39,7 @@ def scaled(objectives: Sequence[Objective], ranges: Ranges, table: Floats) -> Fl
     for index, objective in enumerate(objectives):
         column, (best, worst) = table[..., index], ranges[objective.name]
         if objective.scale == "log":
-            column, best, worst = np.log(column), math.log(best), math.log(worst)
+            column, best, worst = np.log(np.maximum(column, LEAST)), math.log(best), math.log(worst)
         columns.append(np.maximum(0.0, (column - best) / (worst - best)))
     return np.stack(columns, axis=-1)
 
@@ -54,4 +55,4 @@ def _range(objective: Objective, spec: MetricSpec | None, dense: float) -> tuple
         return dense - away * half, dense + away * half
     span = abs(spec.bounds[1] - spec.bounds[0])
     reach = max(ERROR_FACTOR * abs(best - dense), WORST_ERROR * span if math.isfinite(span) else abs(dense))
-    return best, best + away * reach
+    return best, best + away * (reach or 1.0)
