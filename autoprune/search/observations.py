@@ -65,19 +65,13 @@ class Observations:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def before(self, begin: int, known: int | None = None) -> Observations:
-        """Return what the trials before trial `begin` tell, as if no other had been proposed.
-
-        Args:
-            begin: Number of a trial.
-            known: Results of trials from this number on count as under way; None counts all.
-        """
-        measured = self.numbers < (begin if known is None else known)
-        awaited, underway = ~measured & (self.numbers < begin), self.pending_numbers < begin
+    def before(self, begin: int) -> Observations:
+        """Return what the trials before trial `begin` tell, as if no other had been proposed."""
+        underway = self.pending_numbers < begin
         return replace(
-            self.only(measured),
-            pending=np.vstack([self.pending[underway], self.rows[awaited]]),
-            pending_numbers=np.concatenate([self.pending_numbers[underway], self.numbers[awaited]]),
+            self.only(self.numbers < begin),
+            pending=self.pending[underway],
+            pending_numbers=self.pending_numbers[underway],
             taken={key: first for key, first in self.taken.items() if first < begin},
         )
 

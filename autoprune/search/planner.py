@@ -106,8 +106,7 @@ class Planner:
         if new:
             return [Planned(row, "seeding", {}) for row in new]
         begin = self._begin(max(probed, _end(seeds, seen)), seen.count)
-        known = self._known(begin)
-        planned = self._batch(seen.before(begin, known), known)
+        planned = self._batch(seen.before(begin), begin)
         left = [p for p in planned if p.row.tobytes() not in seen.taken]
         return left or [Planned(row, "explore", {}) for row in self._untried(seen, begin)]
 
@@ -199,16 +198,9 @@ class Planner:
             count: Number of trials.
         """
         begin = first
-        while begin + self._size(self._known(begin)) <= count:
-            begin += self._size(self._known(begin))
+        while begin + self._size(begin) <= count:
+            begin += self._size(begin)
         return begin
-
-    def _known(self, begin: int) -> int:
-        """Return how many trials the batch that begins with a trial learns from; later ones count as predicted."""
-        known = min(begin, len(self._probes) + self.options.seeds)
-        while known + self._size(known) <= begin:
-            known += self._size(known)
-        return known
 
     def _size(self, count: int) -> int:
         """Return the batch after `count` trials: it grows, so that fitting stays cheap for each candidate."""
