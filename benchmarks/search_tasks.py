@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import nn
 
 from autoprune.groups import ModelGroups, find_groups, prepare_model
@@ -264,7 +265,8 @@ class OutcomeStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        with closing(self._open()) as base, base:
+        lock = FileLock(f"{path}.lock")  # SQLite does not wait for others while it changes the journal's mode
+        with lock, closing(self._open()) as base, base:
             base.execute("PRAGMA journal_mode=WAL")
             base.execute(
                 "CREATE TABLE IF NOT EXISTS outcomes (key TEXT PRIMARY KEY, error REAL NOT NULL,"
