@@ -30,9 +30,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autoprune.records import CandidateRecord, RecordStore, candidate_id
 from autoprune.search.context import SIGNAL
 from autoprune.search.samplers import SAMPLERS
-from autoprune.search.study import StudyIndex, proposal_of
+from autoprune.search.study import StudyIndex, proposal_of, quiet_optuna
 from benchmarks.common import rounded, write_result
-from benchmarks.search_baselines import quiet, stratified_params
+from benchmarks.search_baselines import stratified_params
 from benchmarks.search_tasks import Params, SearchTask, one_thread, search_task
 
 TASK = "digits_resnet20"
@@ -110,7 +110,7 @@ def measure(sampler: str, records: int, candidates: int) -> dict[str, Any]:
     context = task.context(SEED, EVALUATIONS)
     before = peak_mib()
     clock = Clock()
-    with one_thread(), quiet(), tempfile.TemporaryDirectory() as folder:
+    with one_thread(), quiet_optuna(), tempfile.TemporaryDirectory() as folder:
         study = optuna.create_study(directions=["maximize", "minimize"], sampler=SAMPLERS[sampler](context))
         study.add_trials([world.trial() for _ in range(records)])
         store = RecordStore(Path(folder))

@@ -32,8 +32,9 @@ from autoprune.search.encoding import encoder_of
 from autoprune.search.genome import Genome
 from autoprune.search.observations import Observations, observe
 from autoprune.search.sensitivity import additive_model
+from autoprune.search.study import quiet_optuna
 from benchmarks.common import RESULTS, rounded, write_result
-from benchmarks.search_baselines import OwnSearch, quiet
+from benchmarks.search_baselines import OwnSearch
 from benchmarks.search_quality import OURS, PROXY_BUDGETS
 from benchmarks.search_tasks import TASKS, one_thread, search_task
 
@@ -54,7 +55,7 @@ Logs = dict[str, list[Outcome]]
 def replay(task_name: str, seed: int) -> Logs:
     """Return predictor -> its predictions along one search with what was measured, errors instead of accuracies."""
     search = OwnSearch(search_task(task_name), seed, PROXY_BUDGETS[OURS])
-    with one_thread(), quiet():
+    with one_thread(), quiet_optuna():
         for _ in search.trials():
             if len(search.ledger.points) >= max(COUNTS):
                 break

@@ -11,7 +11,6 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +25,7 @@ from optuna.trial import FrozenTrial, Trial
 from autoprune.pruning.criteria import normalized
 from autoprune.search.context import SIGNAL
 from autoprune.search.sampler import AutopruneSampler, SamplerOptions
+from autoprune.search.study import quiet_optuna
 from autoprune.space import CRITERION_PREFIX, LEVEL_PREFIX
 from benchmarks.search_tasks import LEVELS, Outcome, Params, SearchTask, search_task
 
@@ -214,7 +214,7 @@ def by_optuna(
         patience_s: The search ends when a proposal takes more CPU seconds than this.
     """
     ledger = Ledger(task, budget)
-    with quiet():
+    with quiet_optuna():
         study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
         for params in start:
             study.enqueue_trial(dict(params))
@@ -253,14 +253,14 @@ class OwnSearch:
     def __post_init__(self) -> None:
         context = self.task.context(self.seed, self.budget, prior=tuple(self.prior))
         self.sampler = AutopruneSampler(context, self.options)
-        with quiet():
+        with quiet_optuna():
             self.study = optuna.create_study(directions=["maximize", "minimize"], sampler=self.sampler)
         self.ledger = Ledger(self.task, self.budget)
         self.ledger.evaluate(self.task.space.uniform(0.0), origin="dense")
 
     def run(self) -> list[Point]:
         """Evaluate until the budget ends, whatever the sampler's stopping rule says."""
-        with quiet():
+        with quiet_optuna():
             for _ in self.trials():
                 pass
         return self.ledger.points
@@ -285,7 +285,7 @@ class OwnSearch:
 def initial_points(task: SearchTask, seed: int, budget: int) -> list[Params]:
     """Return the points that our sampler evaluates before it searches: sensitivities and additive front."""
     search = OwnSearch(task, seed, budget)
-    with quiet():
+    with quiet_optuna():
         for _ in search.trials():
             if search.ledger.points[-1].origin not in INITIAL:
                 break
@@ -297,17 +297,6 @@ def proxy_search(task: SearchTask, seed: int) -> OwnSearch:
     search = OwnSearch(search_task(task.name, "proxy"), seed, PROXY_EVALUATIONS)
     search.run()
     return search
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Let Optuna speak of errors only."""
-    before = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        yield
-    finally:
-        optuna.logging.set_verbosity(before)
 
 
 def _ours(task: SearchTask, seed: int, budget: int, options: SamplerOptions) -> list[Point]:

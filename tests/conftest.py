@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from autoprune.search.study import quiet_optuna
 
 torch.set_num_threads(1)
 
@@ -17,3 +20,10 @@ def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models")
     os.environ["AUTOPRUNE_CACHE"] = str(path)
     return path
+
+
+@pytest.fixture
+def silent_optuna() -> Iterator[None]:
+    """Keep Optuna from announcing each study."""
+    with quiet_optuna():
+        yield

@@ -161,3 +161,10 @@ def resumed(context: SamplerContext, trials: Sequence[FrozenTrial], options: Sam
 def observations(study: Study, context: SamplerContext) -> Observations:
     genome = study.sampler._planner.genome
     return observe(study.trials, genome, [o.name for o in context.objectives])
+
+
+@cache
+def regular() -> tuple[SamplerContext, Study, list[str]]:
+    """Return the context, the study and the origins of one finished search on the tiny network."""
+    context = tiny_context()
+    return (context, *searched(context, 26))

@@ -9,10 +9,9 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-import optuna
 import pytest
 from optuna.study import Study
-from planner_cases import COMMON, LATENCY, figures, limits, observations, searched, tiny_context, widths_of
+from planner_cases import COMMON, LATENCY, figures, limits, observations, regular, searched, tiny_context, widths_of
 from sampler_cases import ACCURACY, MACS, PARAMETERS, key
 
 from autoprune.requirements import Requirement
@@ -21,16 +20,7 @@ from autoprune.search.expectation import CostForecast, Expectation, requirements
 from autoprune.search.objectives import Objective
 from autoprune.tasks.protocol import MetricSpec
 
-
-@pytest.fixture(autouse=True)
-def silence() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@cache
-def regular() -> tuple[SamplerContext, Study, list[str]]:
-    context = tiny_context()
-    return (context, *searched(context, 26))
+pytestmark = pytest.mark.usefixtures("silent_optuna")
 
 
 @cache

@@ -20,6 +20,7 @@ from planner_cases import (
     limits,
     observations,
     origins,
+    regular,
     resumed,
     sampler_of,
     searched,
@@ -42,15 +43,7 @@ WITHOUT_PREDICTOR = replace(SMALL, predictor=False)
 WITHOUT_SEEDING = replace(SMALL, seeding=False)
 
 
-@pytest.fixture(autouse=True)
-def silence() -> None:
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-@cache
-def regular() -> tuple[SamplerContext, Study, list[str]]:
-    context = tiny_context()
-    return (context, *searched(context, 26))
+pytestmark = pytest.mark.usefixtures("silent_optuna")
 
 
 def test_each_group_alone_then_seeds_then_batches_and_nothing_twice() -> None:

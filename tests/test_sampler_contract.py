@@ -74,6 +74,14 @@ def context(contexts: Callable[..., SamplerContext]) -> SamplerContext:
     return contexts()
 
 
+def asked(context: SamplerContext, study: optuna.Study) -> tuple[optuna.Trial, Sequence[float]]:
+    """Return the next trial, inside of the space, and its values, which it is not told yet."""
+    trial = study.ask()
+    values = objective(context)(trial)
+    assert_inside(context, trial.params)
+    return trial, values
+
+
 @every
 def test_proposals_lie_within_the_distributions(name: str, context: SamplerContext) -> None:
     study = study_of(context, made(name, context))
@@ -137,9 +145,7 @@ def test_pruned_trials_of_one_objective_do_no_harm(name: str, contexts: Callable
     context = contexts((ACCURACY,))
     study = study_of(context, made(name, context))
     for number in range(9):
-        trial = study.ask()
-        values = objective(context)(trial)
-        assert_inside(context, trial.params)
+        trial, values = asked(context, study)
         if number % 3 == 1:
             trial.report(values[0], step=1)
             study.tell(trial, state=TrialState.PRUNED)
@@ -151,9 +157,7 @@ def test_pruned_trials_of_one_objective_do_no_harm(name: str, contexts: Callable
 def test_failures_and_infinite_values_are_survived(name: str, context: SamplerContext) -> None:
     study = study_of(context, made(name, context))
     for number in range(12):
-        trial = study.ask()
-        values = objective(context)(trial)
-        assert_inside(context, trial.params)
+        trial, values = asked(context, study)
         if number % 3 == 0:
             study.tell(trial, state=TrialState.FAIL)
         elif number % 3 == 1:
@@ -216,9 +220,7 @@ def test_trials_of_an_earlier_study_are_taken_over(name: str, context: SamplerCo
 def test_constraints_are_told_trial_by_trial(name: str, context: SamplerContext) -> None:
     study = study_of(context, made(name, context))
     for _ in range(12):
-        trial = study.ask()
-        values = objective(context)(trial)
-        assert_inside(context, trial.params)
+        trial, values = asked(context, study)
         trial.set_constraint("accuracy>=0.8", 0.8 - values[0])
         study.tell(trial, values)
     assert all(t.constraints["accuracy>=0.8"] <= 0.0 for t in study.best_trials)

@@ -117,7 +117,7 @@ def memory_study(
         objectives: Names of the values in that order; None takes each record's own order.
         storage: Where it is kept; None = in memory.
     """
-    with _quiet():
+    with quiet_optuna():
         study = optuna.create_study(storage=storage, sampler=sampler, directions=_directions(directions))
     study.add_trials([trial_of(record, objectives) for record in records])
     return study
@@ -221,7 +221,7 @@ class StudyIndex:
             self.close()
             with storage_errors(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            with _quiet():
+            with quiet_optuna():
                 self._storage = optuna.storages.RDBStorage(
                     f"sqlite:///{self.path.absolute()}", engine_kwargs={"connect_args": {"timeout": 0.2}}
                 )
@@ -293,7 +293,7 @@ def _says(error: BaseException | None, phrases: Iterable[str]) -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet_optuna() -> Iterator[None]:
     """Keep Optuna from announcing each study on stderr."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -265,7 +265,9 @@ def test_resting_on_a_point_tells_its_figures(browser: Browser) -> None:
     plot = browser.find(f"{FRONT} .plot")
     offset = (int(x - plot.size["width"] / 2), int(y - plot.size["height"] / 2))
     ActionChains(browser.driver).move_to_element_with_offset(plot, *offset).perform()
-    WebDriverWait(browser.driver, 5).until(lambda _: "accuracy (%) on test: 92.4" in plot.get_attribute("textContent"))
+    WebDriverWait(browser.driver, 5).until(lambda _: "accuracy (%) on test" in plot.get_attribute("textContent"))
+    assert "accuracy (%) on test: 92.4" in plot.get_attribute("textContent")
+    assert browser.complaints() == []
 
 
 def test_an_injected_script_style_or_request_is_refused(browser: Browser) -> None:
