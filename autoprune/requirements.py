@@ -46,6 +46,10 @@ class Requirement:
         excess = values[self.metric] - self.bound
         return -excess if self.relation == ">=" else excess
 
+    def value(self, violation: float) -> float:
+        """Return the value that misses the bound by `violation`."""
+        return self.bound - violation if self.relation == ">=" else self.bound + violation
+
 
 def parse_requirement(text: str) -> Requirement:
     """Parse `NAME>=NUMBER` or `NAME<=NUMBER`.

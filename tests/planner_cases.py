@@ -160,7 +160,7 @@ def resumed(context: SamplerContext, trials: Sequence[FrozenTrial], options: Sam
 
 def observations(study: Study, context: SamplerContext) -> Observations:
     genome = study.sampler._planner.genome
-    return observe(study.trials, genome, [o.name for o in context.objectives])
+    return observe(study.trials, genome, [o.name for o in context.objectives], context.demands)
 
 
 @cache

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 from optuna.study import Study
 from planner_cases import COMMON, LATENCY, figures, limits, observations, regular, searched, tiny_context, widths_of
@@ -16,8 +17,9 @@ from sampler_cases import ACCURACY, MACS, PARAMETERS, key
 
 from autoprune.requirements import Requirement
 from autoprune.search.context import SIGNAL, SamplerContext
-from autoprune.search.expectation import CostForecast, Expectation, requirements_of
-from autoprune.search.objectives import Objective
+from autoprune.search.expectation import CostForecast, Expectation
+from autoprune.search.objectives import Constraints, Objective
+from autoprune.search.observations import measured_costs, observe
 from autoprune.tasks.protocol import MetricSpec
 
 pytestmark = pytest.mark.usefixtures("silent_optuna")
@@ -89,8 +91,7 @@ def expectation(context: SamplerContext, study: Study) -> Expectation:
     seen = observations(study, context)
     genome = study.sampler._planner.genome
     widths = genome.widths(seen.rows)
-    costs = {o.name: seen.values[:, i] for i, o in enumerate(context.objectives) if o.name == "latency_ms"}
-    forecast = CostForecast(genome, context).fit(widths, costs)
+    forecast = CostForecast(genome, context).fit(widths, measured_costs(seen, context))
     encode = study.sampler._planner._encode(study.sampler._planner._additive(seen))
     return Expectation(genome, context, encode, forecast).reach(seen, context.dense).fit(seen)
 
@@ -123,6 +124,52 @@ def test_a_latency_limit_is_held_by_the_model_when_latency_is_an_objective() -> 
     assert shares[0] > shares[1] + 0.2
 
 
+@cache
+def unlimited() -> list[dict[str, float]]:
+    """Return the figures of the candidates that a search without limits has chosen by its predictor."""
+    context, study, who = regular()
+    return [figures(context, t.params) for t in study.trials if who[t.number] == "infill"]
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("latency_ms", lambda bound: limits(max_latency_ms=bound)),
+        ("cross_entropy", lambda bound: limits(require=(Requirement("cross_entropy", "<=", bound),))),
+        ("cross_entropy", lambda bound: limits(max_drop=bound - 0.1, metric=COMMON[1], dense=0.1)),
+    ],
+)
+def test_a_limit_on_what_is_no_objective_steers_by_what_the_limit_tells(
+    name: str, limit: Callable[[float], Constraints]
+) -> None:
+    free = np.array([f[name] for f in unlimited()])
+    bound = float(np.quantile(free, 0.3))
+    context = tiny_context(constraints=limit(bound))
+    study, who = searched(context, 30)
+    assert set(observations(study, context).aside) == {name}
+    held = np.array([figures(context, t.params)[name] for t in study.trials if who[t.number] == "infill"])
+    assert len(held) >= 8
+    assert (held <= bound).mean() > 0.4
+    assert held.max() < 1.5 * bound < free.max()
+
+
+def test_the_values_beside_the_objectives_are_those_that_were_measured() -> None:
+    demands = (Requirement("cross_entropy", ">=", 0.2), Requirement("parameters", "<=", 5000.0))
+    context = tiny_context(constraints=limits(max_latency_ms=2.0, require=demands))
+    study, _ = searched(context, 12)
+    seen = observations(study, context)
+    for name in ("cross_entropy", "parameters", "latency_ms"):
+        wanted = [figures(context, t.params)[name] for t in study.trials]
+        np.testing.assert_allclose(seen.aside[name], wanted)
+    foreign = optuna.trial.create_trial(
+        params=study.trials[0].params, distributions=study.trials[0].distributions, values=study.trials[0].values
+    )
+    foreign.number = 0
+    told = observe([foreign], study.sampler._planner.genome, ["accuracy", "macs"], context.demands)
+    assert np.isnan(told.aside["latency_ms"]).all()
+    assert measured_costs(told, context)["macs"].tolist() == [study.trials[0].values[1]]
+
+
 @pytest.mark.parametrize("text", ["latency_ms", "compressed_bytes"])
 def test_a_cost_that_nothing_is_known_of_rejects_nothing(text: str) -> None:
     context, study, _ = regular()
@@ -143,14 +190,14 @@ def test_a_required_quality_weighs_by_its_probability_and_rejects_nothing_early(
 
 
 def test_the_largest_drop_is_a_requirement_on_the_first_metric() -> None:
-    assert requirements_of(None) == ()
+    assert tiny_context().demands == {}
     dropped = limits(max_drop=0.02, max_parameters=10)
-    assert requirements_of(dropped) == (
-        Requirement("parameters", "<=", 10.0),
-        Requirement("accuracy", ">=", pytest.approx(0.95)),
-    )
+    assert dropped.bounds == {
+        "parameters<=10": Requirement("parameters", "<=", 10.0),
+        "drop(accuracy)<=0.02": Requirement("accuracy", ">=", pytest.approx(0.95)),
+    }
     loss = limits(max_drop=0.02, metric=COMMON[1], dense=0.5)
-    assert requirements_of(loss) == (Requirement("cross_entropy", "<=", 0.52),)
+    assert loss.bounds == {"drop(cross_entropy)<=0.02": Requirement("cross_entropy", "<=", 0.52)}
 
 
 def test_a_demand_that_is_met_shrinks_what_counts_and_one_that_is_not_does_not() -> None:

@@ -153,6 +153,18 @@ def test_what_is_under_way_counts_as_predicted_and_is_not_proposed_again() -> No
         tell(study, context, trial)
 
 
+@pytest.mark.parametrize("workers", [3, 8])
+def test_several_workers_get_no_more_seeds_than_one(workers: int) -> None:
+    context = tiny_context(workers=workers)
+    study = resumed(context, [])
+    waiting: list[optuna.Trial] = []
+    for _ in range(26):
+        waiting.append(ask(study, context))
+        if len(waiting) == workers:
+            tell(study, context, waiting.pop(0))
+    assert 3 <= origins(study).count("seeding") <= origins(regular()[1]).count("seeding")
+
+
 def test_a_trial_that_has_not_asked_for_its_parameters_yet_is_not_proposed_to_another() -> None:
     context = tiny_context()
     study = study_of(context, sampler_of(context))

@@ -26,8 +26,9 @@ sys.path.insert(0, sys.argv[2])
 from record_factory import numbered
 from autoprune.records import RecordStore
 store = RecordStore(Path(sys.argv[1]))
-print("ready", flush=True)
 number = int(sys.argv[3])
+numbered(number).to_json()
+print("ready", flush=True)
 while True:
     record = numbered(number)
     store.write(record, {"model.safetensors": bytes(20_000)})

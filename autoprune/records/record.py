@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from annotated_types import Ge
@@ -95,7 +95,7 @@ class CandidateRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values, with its schema version."""
-        return {"schema_version": RECORD_VERSION, **asdict(self)}
+        return {"schema_version": RECORD_VERSION, **_adapter().dump_python(self)}
 
     @classmethod
     def from_json(cls, document: Any) -> CandidateRecord:

@@ -9,6 +9,7 @@ from optuna.trial import FrozenTrial
 
 from autoprune.predictor.cost import CostModel
 from autoprune.records import Fidelity
+from autoprune.requirements import Requirement
 from autoprune.search.objectives import Constraints, Objective
 from autoprune.space import BoundSpace
 from autoprune.tasks.protocol import MetricSpec
@@ -28,7 +29,7 @@ class SamplerContext:
         metrics: The task's metrics.
         constraints: What is demanded; None where nothing is.
         costs: Parameters and MACs of any widths.
-        dense: Objective -> value of the dense model, and `signal`, where they are known.
+        dense: Objective, metric or cost -> value of the dense model, and `signal`, where they are known.
         workers: Candidates evaluated at the same time.
         fidelity: How much training the phase's candidates get.
         prior: Finished trials of the phase before, at lower fidelity.
@@ -45,3 +46,8 @@ class SamplerContext:
     workers: int = 1
     fidelity: Fidelity = "short"
     prior: Sequence[FrozenTrial] = ()
+
+    @property
+    def demands(self) -> Mapping[str, Requirement]:
+        """Expression -> bound on one value; empty where nothing is demanded."""
+        return {} if self.constraints is None else self.constraints.bounds

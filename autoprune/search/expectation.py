@@ -11,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from autoprune.predictor.ensemble import Ensemble, member_weights
+from autoprune.predictor.ensemble import Ensemble, Prediction, member_weights
 from autoprune.predictor.latency import LatencyModel
 from autoprune.predictor.targets import Target
 from autoprune.requirements import Requirement
 from autoprune.search.context import SamplerContext
 from autoprune.search.genome import Genome, Rows
-from autoprune.search.objectives import COSTS, Constraints, Objective
+from autoprune.search.objectives import COSTS, Objective
 from autoprune.search.observations import Observations
 from autoprune.search.scaling import Ranges, ranges_of, scaled
 
@@ -83,8 +83,8 @@ class CostForecast:
             if known.sum() >= FEW_POINTS:
                 self._latency = LatencyModel(self.costs).fit(widths[known], latency[known])
         packed = measured.get("compressed_bytes")
-        if packed is not None and len(packed):
-            self._packing = float(np.median(packed / self.costs.bytes(widths)))
+        if packed is not None and np.isfinite(packed).any():
+            self._packing = float(np.nanmedian(packed / self.costs.bytes(widths)))
         return self
 
     def predict(self, name: str, widths: Rows) -> Floats:
@@ -154,11 +154,9 @@ class Expectation:
         """
         specs = {m.name: m for m in self.context.metrics}
         self.ranges_ = self._ranges(seen, dense)
-        self.targets_ = {
-            i: Target(specs[o.name], dense[o.name])
-            for i, o in enumerate(self.context.objectives)
-            if o.name not in COSTS
-        }
+        wanted = {**self.context.dense, **dense}
+        names = [name for name in (*(o.name for o in self.context.objectives), *seen.aside) if name not in COSTS]
+        self.targets_ = {name: Target(specs[name], wanted.get(name, 1.0)) for name in names}
         return self
 
     def fit(self, seen: Observations) -> Self:
@@ -166,13 +164,17 @@ class Expectation:
         self.seen_ = len(seen)
         features = self.encode(seen.rows)
         macs = self.context.costs.macs(self.genome.widths(seen.rows))
-        self.ensembles_: dict[int, Ensemble] = {}
-        for index, target in self.targets_.items():
-            learned = target.learned(seen.values[:, index])
+        columns = {o.name: seen.values[:, i] for i, o in enumerate(self.context.objectives)} | dict(seen.aside)
+        self.ensembles_: dict[str, Ensemble] = {}
+        for name, target in self.targets_.items():
+            known = np.isfinite(columns[name])
+            if known.sum() < FEW_POINTS:
+                continue
+            learned = target.learned(columns[name][known])
             if not self.weights_ and len(seen) >= WEIGHED_FROM:
-                self.weights_ = member_weights(features, learned, macs, seed=self.context.seed)
+                self.weights_ = member_weights(features[known], learned, macs[known], seed=self.context.seed)
             ensemble = Ensemble(seed=self.context.seed, weights=self.weights_ or EARLY_WEIGHTS)
-            self.ensembles_[index] = ensemble.fit(features, learned)
+            self.ensembles_[name] = ensemble.fit(features[known], learned)
         return self
 
     def _ranges(self, seen: Observations, dense: Mapping[str, float]) -> Ranges:
@@ -180,7 +182,7 @@ class Expectation:
         ranges = dict(ranges_of(self.context.objectives, self.context.metrics, dense))
         if not (seen.violation <= 0.0).any():
             return ranges
-        for requirement in requirements_of(self.context.constraints):
+        for requirement in self.context.demands.values():
             if requirement.metric in ranges:
                 best, worst = ranges[requirement.metric]
                 inside = min(best, worst) < requirement.bound < max(best, worst)
@@ -199,11 +201,10 @@ class Expectation:
         features = self.encode(rows)
         count = len(self.context.objectives)
         mean, std, hoped = (np.zeros((len(rows), count)) for _ in range(3))
-        learned: dict[str, tuple[Target, Floats, Floats]] = {}
+        learned = {name: ensemble.predict(features) for name, ensemble in self.ensembles_.items()}
         for index, objective in enumerate(self.context.objectives):
-            if index in self.ensembles_:
-                target = self.targets_[index]
-                predicted = self.ensembles_[index].predict(features)
+            if objective.name in learned:
+                target, predicted = self.targets_[objective.name], learned[objective.name]
                 mean[:, index] = target.values(predicted.mean)
                 hoped[:, index] = target.values(predicted.mean - optimism * predicted.std)
                 above, below = (
@@ -211,22 +212,21 @@ class Expectation:
                     target.values(predicted.mean - predicted.std),
                 )
                 std[:, index] = np.abs(above - below) / 2.0
-                learned[objective.name] = (target, predicted.mean, predicted.std)
             else:
                 mean[:, index] = hoped[:, index] = self.costs.predict(objective.name, widths)
                 std[:, index] = mean[:, index] * self.costs.margin(objective.name) / HIGH_QUANTILE
         points = np.minimum(scaled(self.context.objectives, self.ranges_, hoped), 1.0)
         return Forecast(points, self._chance(widths, learned), mean, std)
 
-    def _chance(self, widths: Rows, learned: Mapping[str, tuple[Target, Floats, Floats]]) -> Floats:
+    def _chance(self, widths: Rows, learned: Mapping[str, Prediction]) -> Floats:
         chance = np.ones(len(widths))
-        for requirement in requirements_of(self.context.constraints):
+        for requirement in self.context.demands.values():
             if requirement.metric in COSTS:
                 chance *= self._cost_chance(requirement, widths)
             elif requirement.metric in learned:
-                target, mean, std = learned[requirement.metric]
-                bound = float(target.learned([requirement.bound])[0])
-                likely = norm.cdf((bound - mean) / np.maximum(std, 1e-6))
+                predicted = learned[requirement.metric]
+                bound = float(self.targets_[requirement.metric].learned([requirement.bound])[0])
+                likely = norm.cdf((bound - predicted.mean) / np.maximum(predicted.std, 1e-6))
                 chance *= np.maximum(likely, LEAST_CHANCE if self.seen_ < HARD_FROM else 0.0)
         return chance
 
@@ -241,15 +241,3 @@ class Expectation:
             return np.asarray(excess <= 0.0, dtype=np.float64)
         likely = norm.cdf(-excess / (margin / HIGH_QUANTILE))
         return np.asarray(np.where(excess > margin, 0.0, likely))
-
-
-def requirements_of(constraints: Constraints | None) -> tuple[Requirement, ...]:
-    """Return every bound, the largest drop among them, as requirements on single values."""
-    if constraints is None:
-        return ()
-    found = constraints.requirements
-    if constraints.max_drop is None:
-        return found
-    sign = 1.0 if constraints.metric.direction == "max" else -1.0
-    bound = constraints.dense - sign * constraints.max_drop
-    return (*found, Requirement(constraints.metric.name, ">=" if sign > 0 else "<=", bound))

@@ -72,8 +72,10 @@ def choose_batch(points: Floats, front: Floats, count: int, *, weights: Floats |
         score = np.where(free, score, -np.inf)
         best = int(np.argmax(score))
         if score[best] <= 0.0:
-            allowed = free & possible if (free & possible).any() else free
-            best = int(np.argmin(np.where(allowed, points.sum(axis=1), np.inf)))
+            # Gains only shrink as more is chosen: nothing will add any.
+            left = np.flatnonzero(free)
+            order = np.lexsort((points[left].sum(axis=1), ~possible[left]))
+            return [*chosen, *(int(i) for i in left[order][: min(count, len(points)) - len(chosen)])]
         free[best] = False
         chosen.append(best)
         known = _added(known, points[best])

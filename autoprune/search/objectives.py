@@ -140,6 +140,17 @@ class Constraints:
         bounds = [Requirement(name, "<=", float(limit)) for name, limit in limits.items() if limit is not None]
         return (*bounds, *self.require)
 
+    @property
+    def bounds(self) -> dict[str, Requirement]:
+        """Expression -> bound on one value; the largest drop is one on the first metric."""
+        bounds = {requirement.text: requirement for requirement in self.requirements}
+        if self.max_drop is not None:
+            best_high = self.metric.direction == "max"
+            worst = self.dense - self.max_drop if best_high else self.dense + self.max_drop
+            bound = Requirement(self.metric.name, ">=" if best_high else "<=", worst)
+            bounds[f"drop({self.metric.name})<={self.max_drop:g}"] = bound
+        return bounds
+
     def violations(self, figures: Mapping[str, float], latency_ms: float) -> dict[str, float]:
         """Return expression -> by how much it is violated; <= 0 where it holds.
 
@@ -148,12 +159,7 @@ class Constraints:
             latency_ms: Latency on the first target.
         """
         values = {**figures, "latency_ms": latency_ms}
-        out = {requirement.text: requirement.violation(values) for requirement in self.requirements}
-        if self.max_drop is not None:
-            sign = 1.0 if self.metric.direction == "max" else -1.0
-            drop = sign * (self.dense - figures[self.metric.name])
-            out[f"drop({self.metric.name})<={self.max_drop:g}"] = drop - self.max_drop
-        return out
+        return {expression: bound.violation(values) for expression, bound in self.bounds.items()}
 
 
 def constraints_of(config: RunConfig, task: Task, dense: float) -> Constraints:

@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.search.context import SIGNAL
+from autoprune.requirements import Requirement
+from autoprune.search.context import SIGNAL, SamplerContext
 from autoprune.search.genome import Genome, Key, Rows, stack
+from autoprune.search.objectives import COSTS
 
 Floats = npt.NDArray[np.float64]
 
@@ -43,6 +45,7 @@ class Observations:
         values: [n, k] their values, in the study's order and the user's orientation.
         signal: [n] the task's smooth loss; NaN where it is unknown.
         violation: [n] by how much the worst constraint is violated, <= 0 where all hold.
+        aside: Value that is limited without being an objective -> [n]; NaN where it is unknown.
         numbers: [n] their trial numbers.
         predicted: [n] first value as predicted before it was measured; NaN where nothing was predicted.
         pending: [p, D] candidates under way.
@@ -55,6 +58,7 @@ class Observations:
     values: Floats
     signal: Floats
     violation: Floats
+    aside: Mapping[str, Floats]
     numbers: Rows
     predicted: Floats
     pending: Rows
@@ -83,6 +87,7 @@ class Observations:
             values=self.values[which],
             signal=self.signal[which],
             violation=self.violation[which],
+            aside={name: column[which] for name, column in self.aside.items()},
             numbers=self.numbers[which],
             predicted=self.predicted[which],
         )
@@ -92,6 +97,7 @@ def observe(
     trials: Iterable[FrozenTrial],
     genome: Genome,
     objectives: Sequence[str],
+    demands: Mapping[str, Requirement] | None = None,
     *,
     current: int = -1,
     memory: Memory | None = None,
@@ -102,10 +108,13 @@ def observe(
         trials: Of one study.
         genome: Rows of the space.
         objectives: Names of the values of a complete trial.
+        demands: Expression -> bound, whose violation a trial tells.
         current: Number of the trial that is being asked for.
         memory: What is known of these trials beside; rows are added.
     """
     memory = memory or Memory()
+    others = {text: bound for text, bound in (demands or {}).items() if bound.metric not in objectives}
+    aside: dict[str, list[float]] = {bound.metric: [] for bound in others.values()}
     rows, values, signal, violation, numbers, predicted = [], [], [], [], [], []
     pending, underway, taken, count = list[Rows](), list[int](), dict[Key, int](), 0
     for trial in trials:
@@ -124,6 +133,8 @@ def observe(
             values.append([float(v) for v in trial.values or ()])
             signal.append(_number(trial.user_attrs.get(SIGNAL)))
             violation.append(max((float(v) for v in trial.constraints.values()), default=0.0))
+            for name, column in aside.items():
+                column.append(_limited(name, others, trial.constraints))
             numbers.append(trial.number)
             predicted.append(_expected(trial, objectives[0], memory))
     columns = len(genome.dimensions)
@@ -132,6 +143,7 @@ def observe(
         np.array(values, dtype=np.float64).reshape(len(rows), len(objectives)),
         np.array(signal, dtype=np.float64),
         np.array(violation, dtype=np.float64),
+        {name: np.array(column, dtype=np.float64) for name, column in aside.items()},
         np.array(numbers, dtype=np.int64),
         np.array(predicted, dtype=np.float64),
         stack(pending, columns),
@@ -151,6 +163,18 @@ def row_of(trial: FrozenTrial, genome: Genome, memory: Memory) -> Rows | None:
     if trial.state.is_finished():
         memory.rows[trial.number] = row
     return row
+
+
+def measured_costs(seen: Observations, context: SamplerContext) -> dict[str, Floats]:
+    """Return cost -> [n] what was measured of it, as an objective or beside them; NaN where unknown."""
+    beside = {name: column for name, column in seen.aside.items() if name in COSTS}
+    return beside | {o.name: seen.values[:, i] for i, o in enumerate(context.objectives) if o.name in COSTS}
+
+
+def _limited(name: str, demands: Mapping[str, Requirement], violations: Mapping[str, float]) -> float:
+    """Return a value by how much it violates one of its bounds; NaN where none is told."""
+    told = (d.value(float(violations[text])) for text, d in demands.items() if d.metric == name and text in violations)
+    return _number(next(told, None))
 
 
 def _expected(trial: FrozenTrial, name: str, memory: Memory) -> float:

@@ -15,7 +15,7 @@ from autoprune.search.objectives import Constraints
 from autoprune.search.rungs import RungBoard, rung_steps
 from autoprune.search.samplers import LEARNED, SAMPLERS
 from autoprune.search.study import signal_value
-from autoprune.search.workbench import Workbench
+from autoprune.search.workbench import Workbench, evaluation_of
 from autoprune.tasks import signal_of
 
 PROXIES = 100
@@ -59,7 +59,10 @@ class PhaseMaker:
         self._signal = signal_of(bench.task)
         names = [group.name for group in bench.space.groups]
         self._costs = CostModel.of(bench.model, bench.groups, bench.example, names)
-        self._dense: Mapping[str, float] = dict(dense.values)
+        measured = evaluation_of(dense)
+        beside = {name: metric.value for name, metric in measured.quality["val"].items()}
+        beside["latency_ms"] = measured.latency[bench.targets[0].name].ms
+        self._dense: Mapping[str, float] = {**beside, **dense.values}
         signal = signal_value(dense, self._signal)
         if signal is not None:
             self._dense = {**self._dense, SIGNAL: signal}

@@ -20,11 +20,11 @@ from autoprune.search.expectation import CostForecast, Expectation
 from autoprune.search.genome import Genome, Rows
 from autoprune.search.infill import choose_batch, gain
 from autoprune.search.objectives import COSTS
-from autoprune.search.observations import Observations
+from autoprune.search.observations import Observations, measured_costs
 from autoprune.search.prior import Prior
 from autoprune.search.seeding import perturbed_rows, seed_rows
 from autoprune.search.sensitivity import additive_model, plain_row, probe_rows, removed_shares
-from autoprune.search.training import training_subset
+from autoprune.search.training import MOST, training_subset
 
 Floats = npt.NDArray[np.float64]
 
@@ -96,14 +96,17 @@ class Planner:
         self._seeded: tuple[tuple[bytes, ...], Rows] | None = None
 
     def plan(self, seen: Observations) -> list[Planned]:
-        """Return the next candidates in order, none of them tried before; none at all when the space is used up."""
+        """Return the next candidates in order, none of them tried before; none at all when the space is used up.
+
+        Probes under way when the first seeds are asked for change the other seeds, not how many there are.
+        """
         new = self._new(self._probes, seen)
         if new:
             return [Planned(row, "sensitivity", {}) for row in new]
         probed = _end(self._probes, seen)
         seeds = self._seeds(seen.before(probed))
         new = self._new(seeds, seen)
-        if new:
+        if new and (len(self._probes) == 0 or seen.count < probed + len(seeds)):
             return [Planned(row, "seeding", {}) for row in new]
         begin = self._begin(max(probed, _end(seeds, seen)), seen.count)
         planned = self._batch(seen.before(begin), begin)
@@ -184,7 +187,7 @@ class Planner:
 
     def _costs(self, seen: Observations) -> CostForecast:
         widths = self.genome.widths(seen.rows)
-        columns = {o.name: seen.values[:, i] for i, o in enumerate(self.context.objectives) if o.name in COSTS}
+        columns = measured_costs(seen, self.context)
         if self.prior is not None:
             widths = np.vstack([self.prior.widths, widths])
             columns = {name: np.concatenate([self.prior.costs[name], column]) for name, column in columns.items()}
@@ -204,7 +207,8 @@ class Planner:
 
     def _size(self, count: int) -> int:
         """Return the batch after `count` trials: it grows, so that fitting stays cheap for each candidate."""
-        return max(self.options.batch, min(self.context.workers, 50), count // 20)
+        share = 20 if count <= MOST else 10
+        return max(self.options.batch, min(self.context.workers, 50), count // share)
 
     def _batch(self, seen: Observations, start: int) -> list[Planned]:
         self.plateau = False

@@ -15,8 +15,7 @@ from autoprune.predictor.targets import Target
 from autoprune.search.context import SIGNAL, SamplerContext
 from autoprune.search.encoding import encoder_of
 from autoprune.search.genome import Genome, Rows, stack
-from autoprune.search.objectives import COSTS
-from autoprune.search.observations import Observations, observe
+from autoprune.search.observations import Observations, measured_costs, observe
 from autoprune.search.scaling import ranges_of, scaled
 from autoprune.search.seeding import WEIGHTS, promoted_rows, with_choices
 from autoprune.search.sensitivity import additive_model, plain_row
@@ -40,7 +39,7 @@ class Prior:
         model: Predicts that quality for rows without a proxy.
         encoder: Its features.
         widths: [n, G] kept units.
-        costs: Cost objective -> [n] measured values.
+        costs: Cost -> [n] measured values; NaN where unknown.
     """
 
     genome: Genome
@@ -60,7 +59,7 @@ class Prior:
             return None
         genome = Genome(context.space.for_proxy())
         names = [o.name for o in context.objectives]
-        seen = observe(context.prior, genome, names)
+        seen = observe(context.prior, genome, names, context.demands)
         first = context.objectives[0]
         if len(seen) < LEAST_PROXIES or any(name not in context.dense for name in names):
             return None
@@ -79,7 +78,7 @@ class Prior:
             model=Ensemble(seed=context.seed).fit(encoder(seen.rows), learned),
             encoder=encoder,
             widths=genome.widths(seen.rows),
-            costs={o.name: seen.values[:, i] for i, o in enumerate(context.objectives) if o.name in COSTS},
+            costs=measured_costs(seen, context),
         )
 
     def translated(self, genome: Genome, rows: Rows) -> Rows:

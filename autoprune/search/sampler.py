@@ -152,4 +152,5 @@ class AutopruneSampler(BaseSampler):
 
     def _observe(self, trials: list[FrozenTrial], current: int) -> Observations:
         names = [o.name for o in self.context.objectives]
-        return observe(trials, self._planner.genome, names, current=current, memory=self._memory)
+        demands = self.context.demands
+        return observe(trials, self._planner.genome, names, demands, current=current, memory=self._memory)

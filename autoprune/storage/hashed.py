@@ -144,9 +144,11 @@ def _publish(temporary: Path, path: Path, *, replace: bool) -> bool:
 
 def _write_source(path: Path, source: Source) -> FileEntry:
     if isinstance(source, bytes):
-        path.write_bytes(source)
-    else:
-        source(path)
+        with path.open("xb") as handle:
+            handle.write(source)
+            flush(handle)
+        return FileEntry(hashlib.sha256(source).hexdigest(), len(source))
+    source(path)
     with path.open("rb") as handle:
         os.fsync(handle.fileno())
         return FileEntry(hashlib.file_digest(handle, "sha256").hexdigest(), os.fstat(handle.fileno()).st_size)
