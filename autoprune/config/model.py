@@ -125,7 +125,26 @@ class GroupsConfig(Section):
 class ExecutorConfig(Section):
     """What runs the candidates."""
 
-    kind: Literal["local"] = Field("local", description="Processes of this machine.")
+    kind: Literal["local", "ray", "tune"] = Field(
+        "local", description="Processes of this machine, actors of a Ray cluster, or trials of Ray Tune."
+    )
+    address: str | None = Field(
+        None, min_length=1, description="Ray cluster: HOST:PORT, auto = the one found, null = one of this machine."
+    )
+    cpus_per_worker: PositiveFloat = Field(1.0, le=1024, description="Cores that a worker reserves of a cluster.")
+    gpus_per_worker: float = Field(0.0, ge=0.0, le=64, description="GPUs that a worker reserves; shares are allowed.")
+    timeout_s: PositiveFloat | None = Field(
+        None, description="Seconds after which a candidate is ended and counts as failed; null = never."
+    )
+    memory_mb: PositiveInt | None = Field(
+        None, description="Resident memory of a worker, MiB, above which its candidate is ended; null = any."
+    )
+    store: str | None = Field(
+        None, min_length=1, description="Where workers leave results when they share no file system, such as s3://b/p."
+    )
+    latency_resource: str | None = Field(
+        None, min_length=1, description="Ray resource of the hosts that measure latency; null = where it was trained."
+    )
     threads: PositiveInt | None = Field(
         None, le=1024, description="Threads that train one candidate; null = cores / workers. Small models: 1."
     )

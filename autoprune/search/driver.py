@@ -18,7 +18,7 @@ from autoprune.search.describe import TrustFigures
 from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, read_events, total_times
 from autoprune.search.emit import Emission, emit
 from autoprune.search.executors.base import Executor, Job
-from autoprune.search.executors.local import make_executor
+from autoprune.search.executors.make import make_executor
 from autoprune.search.finalists import choose_finalists, finalist_jobs, median_recovery, recoveries
 from autoprune.search.ledger import Ledger, trust_log
 from autoprune.search.loop import Phase, Searcher, directions_of, run_loop

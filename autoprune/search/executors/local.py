@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from autoprune.errors import AutopruneError
 from autoprune.records import CandidateRecord, RecordStore
-from autoprune.search.executors.base import Executor, Job
+from autoprune.search.executors.base import Job
 from autoprune.search.workbench import Setup, Workbench, blank_record, failure_of
 
 ATTEMPTS = 2
@@ -119,12 +119,6 @@ class ProcessPool:
             store.write(record)
             records.append(record)
         return records
-
-
-def make_executor(setup: Setup, bench: Workbench) -> Executor:
-    """Return the local engine for a run: in process for one worker, a process pool for more."""
-    workers = setup.config.search.workers
-    return InProcessExecutor(bench) if workers == 1 else ProcessPool(setup, workers)
 
 
 def _build(setup: Setup) -> None:
