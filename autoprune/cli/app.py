@@ -10,7 +10,8 @@ import typer
 
 from autoprune.cli.commands import catalog, doctor, results, running, setup
 from autoprune.cli.console import write_text
-from autoprune.cli.guard import GuardedCommand, Settings, handle_termination
+from autoprune.cli.guard import GuardedCommand, Settings
+from autoprune.cli.interrupt import Interruption
 
 app = typer.Typer(
     name="autoprune",
@@ -39,11 +40,11 @@ for _command, _name in (
 
 def main() -> None:
     """Run the command line of this process."""
-    handle_termination()
-    arguments = sys.argv[1:]
-    if "--debug" in arguments:
-        arguments = ["--debug", *(a for a in arguments if a != "--debug")]
-    app(arguments)
+    with Interruption() as interruption:
+        arguments = sys.argv[1:]
+        if "--debug" in arguments:
+            arguments = ["--debug", *(a for a in arguments if a != "--debug")]
+        app(arguments, obj=interruption)
 
 
 def _version(asked: bool) -> None:
@@ -67,7 +68,8 @@ def _options(
     ] = False,
 ) -> None:
     del version
-    settings = Settings(debug=debug, verbosity=-1 if quiet else verbose)
+    interruption = ctx.obj if isinstance(ctx.obj, Interruption) else None
+    settings = Settings(debug=debug, verbosity=-1 if quiet else verbose, interruption=interruption)
     ctx.obj = settings
     level = {-1: logging.ERROR, 0: logging.WARNING, 1: logging.INFO}.get(settings.verbosity, logging.DEBUG)
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=max(level, logging.WARNING))

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import errno
 import shlex
-import signal
 import sys
 import traceback
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import typer
 from typer.core import TyperCommand
 
 from autoprune.cli.console import note
+from autoprune.cli.interrupt import INTERRUPTED, TERMINATED, Interruption, TerminatedError
 from autoprune.errors import AutopruneError, ConfigError, StorageError
 
-INTERRUPTED = 130
-TERMINATED = 143
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -29,14 +26,12 @@ class Settings:
     Args:
         debug: Whether errors come with their traceback.
         verbosity: < 0 quiet, 0 normal, > 0 more.
+        interruption: What stops this process; None where the command line is used from within another program.
     """
 
     debug: bool = False
     verbosity: int = 0
-
-
-class TerminatedError(KeyboardInterrupt):
-    """SIGTERM arrived: stop in order, as after Ctrl-C."""
+    interruption: Interruption | None = None
 
 
 class GuardedCommand(TyperCommand):
@@ -58,7 +53,8 @@ class GuardedCommand(TyperCommand):
 def explain(error: BaseException) -> int:
     """Write an error to stderr and return its exit code."""
     if isinstance(error, KeyboardInterrupt):
-        note(f"stopped; what is finished is kept. Run the same command again to go on:\n  {command_line()}")
+        told = "".join(f"\n{line}" for line in getattr(error, "__notes__", ()))
+        note(f"stopped; what is finished is kept. Run the same command again to go on:\n  {command_line()}{told}")
         return TERMINATED if isinstance(error, TerminatedError) else INTERRUPTED
     if isinstance(error, AutopruneError):
         _explain(str(error), error.hint, error.problems if isinstance(error, ConfigError) else ())
@@ -72,15 +68,6 @@ def explain(error: BaseException) -> int:
         f"unexpected {type(error).__name__}{': ' if first else ''}{''.join(first)}", "Run with --debug for more.", ()
     )
     return AutopruneError.exit_code
-
-
-def handle_termination() -> None:
-    """Let SIGTERM raise TerminatedError in the main thread."""
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        raise TerminatedError
-
-    signal.signal(signal.SIGTERM, stop)
 
 
 def command_line() -> str:

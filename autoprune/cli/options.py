@@ -16,4 +16,20 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="a.b=c", help="Replace one value of the file; the value is YAML. Repeatable."),
 ]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, max=4096, help="Candidates evaluated at the same time.")
+]
+CpusPerWorker = Annotated[
+    float | None, typer.Option("--cpus-per-worker", min=0.001, help="Cores that a worker reserves of a cluster.")
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", min=0.0, help="GPUs that a worker reserves of a cluster; 0.5 = two share one."),
+]
+Cluster = Annotated[
+    str | None,
+    typer.Option(
+        "--cluster", metavar="auto|ADDRESS", help="Evaluate on this Ray cluster; auto = the one that is found."
+    ),
+]
 DEFAULT_OUTPUT = Path("results")

@@ -15,6 +15,7 @@ from autoprune.search.callbacks import Callback, Progress, RunInfo, SilentCallba
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from autoprune.cli.interrupt import Interruption
     from autoprune.records import CandidateRecord
     from autoprune.report.document import FrontDocument
 
@@ -106,6 +107,22 @@ class LiveProgress(SilentCallback):
         best = [[what, ident, *(f"{values[n]:.4g}" for n in names)] for what, ident, values in best_picks(progress)]
         table = [plain_table(["pick", "candidate", *names], best)] if best else []
         self._update(Group(*parts, *table, plain_table(["candidate", *names], rows)))
+
+
+class Reminder(SilentCallback):
+    """Ends a run whose interruption somebody has swallowed, such as a training loop that catches everything.
+
+    Args:
+        interruption: Knows whether a stop was asked for.
+    """
+
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
+
+    def on_candidate_end(self, record: CandidateRecord, progress: Progress) -> None:
+        """Raise again."""
+        del record, progress
+        self._interruption.raise_again()
 
 
 def headline(info: RunInfo) -> str:

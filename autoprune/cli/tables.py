@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from autoprune.artifacts import VerifyReport
     from autoprune.evaluation.types import Interval, Latency
     from autoprune.report.document import FrontDocument, Member
+    from autoprune.report.partial import PartialRun
     from autoprune.search.check import CheckReport
     from autoprune.search.status import RunStatus
 
@@ -87,6 +88,13 @@ def status_tables(status: RunStatus) -> list[RenderableType]:
     rows = [[i, *(f"{values[n]:.4g}" for n in names), picked.get(i, "")] for i, values in status.front]
     table = [plain_table(["candidate", *names, "pick"], rows, title="Front so far")] if rows else []
     return [*map(literal, lines), *table]
+
+
+def partial_tables(part: PartialRun) -> list[RenderableType]:
+    """Return what `autoprune report` shows of a run without a front."""
+    lines = [f"{part.run}: {part.headline}", *part.lines, *([f"to go on: {part.command}"] if part.command else [])]
+    tables = [item for t in part.tables for item in (plain_table(t.columns, t.rows, title=t.title), literal(t.note))]
+    return [*map(literal, lines), *tables]
 
 
 def place_lines(directory: Path, front: FrontDocument) -> list[RenderableType]:

@@ -11,7 +11,9 @@ from autoprune.errors import ConfigError
 from autoprune.requirements import parse_requirement
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$"
-TARGET_PATTERN = r"^(torch-eager|onnxruntime)-fp32-b[1-9][0-9]{0,4}-t[1-9][0-9]{0,2}$"
+TARGET_PATTERN = (
+    r"^(?:(?:torch-eager|onnxruntime)-fp32-b[1-9][0-9]{0,4}-t[1-9][0-9]{0,2}|torch-eager-fp32-b[1-9][0-9]{0,4}-cuda)$"
+)
 
 
 class Section(BaseModel):

@@ -2,7 +2,8 @@
 
 The protocol stays right on a busy host: candidate and dense model take turns in random order, a sample during which
 the process had to wait for a processor is recognised by its wall time exceeding its CPU time, the latency is the
-fastest clean sample, and the speed-up compares the two models round by round.
+fastest clean sample, and the speed-up compares the two models round by round. A GPU does not tell who had to wait for
+it: there, a sample counts as disturbed when it is slower than the model's own fastest by a tenth.
 """
 
 from __future__ import annotations
@@ -10,20 +11,23 @@ from __future__ import annotations
 import gc
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.errors import CandidateError
+from autoprune.evaluation.clocks import CLOCKS, Call
 from autoprune.evaluation.gate import HostGate
 from autoprune.evaluation.types import Latency
 
 WALL_OVER_CPU = 1.05
 CLOCK_SLACK_MS = 0.02
 UTILISATION_DROP = 0.9
+STEADY = 1.1
 RESAMPLES = 1000
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _WARM_UP_CALLS = 3
@@ -31,7 +35,6 @@ _MAX_REPEAT = 1000
 _SECTION_S = 0.25
 _CANDIDATE, _DENSE = 0, 1
 
-Call = Callable[[], None]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
@@ -47,6 +50,7 @@ class LatencySettings:
         gate: Held exclusively while timing, in sections of about a quarter of a second; None measures ungated.
         max_retries: How many times `rounds` may be run again to replace polluted samples.
         sample_ms: Shortest sample; a faster model is called several times in one sample.
+        device: What the calls compute on; `cuda` is timed by events on the GPU.
     """
 
     rounds: int = 30
@@ -55,11 +59,17 @@ class LatencySettings:
     gate: HostGate | None = None
     max_retries: int = 2
     sample_ms: float = 2.0
+    device: Literal["cpu", "cuda"] = "cpu"
+
+    @property
+    def by_cpu_time(self) -> bool:
+        """Whether CPU time measures a call: one thread of a processor computes all of it."""
+        return self.threads == 1 and self.device == "cpu"
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """Wall and CPU milliseconds a call, each [rounds, 2]: candidate and dense."""
+    """Elapsed and CPU milliseconds a call, each [rounds, 2]: candidate and dense."""
 
     wall: Floats
     cpu: Floats
@@ -82,9 +92,9 @@ def measure_latency(candidate: Call, dense: Call, settings: LatencySettings) -> 
     """
     calls = (candidate, dense)
     samples = _sample(calls, _calibrate(calls, settings), settings)
-    clean = _clean(samples, settings.threads)
+    clean = _clean(samples, settings)
     enough = bool((clean.sum(axis=0) >= _wanted(settings)).all())
-    times = samples.wall if enough or settings.threads > 1 else samples.cpu
+    times = samples.cpu if settings.by_cpu_time and not enough else samples.wall
     kept = np.where(clean, times, np.inf) if enough else times
     ms, dense_ms = (float(value) for value in kept.min(axis=0))
     if not (0 < ms < math.inf and 0 < dense_ms < math.inf):
@@ -119,18 +129,16 @@ def _calibrate(calls: tuple[Call, Call], settings: LatencySettings) -> tuple[int
     with _section(settings.gate):
         for _ in range(_WARM_UP_CALLS):
             for index, call in enumerate(calls):
-                fastest[index] = min(fastest[index], _first_call_ms(call))
+                fastest[index] = min(fastest[index], _first_call_ms(call, settings))
     counts = [min(_MAX_REPEAT, max(1, math.ceil(settings.sample_ms / max(ms, 1e-6)))) for ms in fastest]
     return counts[_CANDIDATE], counts[_DENSE]
 
 
-def _first_call_ms(call: Call) -> float:
-    start = time.perf_counter()
+def _first_call_ms(call: Call, settings: LatencySettings) -> float:
     try:
-        call()
+        return CLOCKS[settings.device](call, 1)[0]
     except Exception as error:
         raise CandidateError(f"A timed call failed: {error}", reason="error", stage="latency") from error
-    return (time.perf_counter() - start) * 1e3
 
 
 def _sample(calls: tuple[Call, Call], repeats: tuple[int, int], settings: LatencySettings) -> _Samples:
@@ -145,50 +153,39 @@ def _sample(calls: tuple[Call, Call], repeats: tuple[int, int], settings: Latenc
         with _section(settings.gate):
             end = time.perf_counter() + _SECTION_S
             for _ in range(min(missing, limit - len(wall))):
-                _round(calls, repeats, rng, wall, cpu)
+                elapsed, served = _round(calls, repeats, rng, settings)
+                wall.append(elapsed)
+                cpu.append(served)
                 if time.perf_counter() > end:
                     break
-        clean = _clean(_Samples(np.array(wall), np.array(cpu)), settings.threads).sum(axis=0)
+        clean = _clean(_Samples(np.array(wall), np.array(cpu)), settings).sum(axis=0)
     return _Samples(np.array(wall), np.array(cpu))
 
 
 def _round(
-    calls: tuple[Call, Call],
-    repeats: tuple[int, int],
-    rng: np.random.Generator,
-    wall: list[list[float]],
-    cpu: list[list[float]],
-) -> None:
+    calls: tuple[Call, Call], repeats: tuple[int, int], rng: np.random.Generator, settings: LatencySettings
+) -> tuple[list[float], list[float]]:
+    """Return elapsed and CPU milliseconds a call of one sample of each model, taken in random order."""
     row_wall, row_cpu = [0.0, 0.0], [0.0, 0.0]
+    clock = CLOCKS[settings.device]
     order = (_CANDIDATE, _DENSE) if rng.random() < 0.5 else (_DENSE, _CANDIDATE)
     for index in order:
-        row_wall[index], row_cpu[index] = _time_calls(calls[index], repeats[index])
-    wall.append(row_wall)
-    cpu.append(row_cpu)
+        row_wall[index], row_cpu[index] = clock(calls[index], repeats[index])
+    return row_wall, row_cpu
 
 
-def _time_calls(call: Call, repeat: int) -> tuple[float, float]:
-    """Return (wall, CPU) milliseconds a call.
-
-    The CPU clock is the process's, not the thread's: a runtime may compute in threads of its own.
-    """
-    loop = range(repeat)
-    start_wall, start_cpu = time.perf_counter(), time.process_time()
-    for _ in loop:
-        call()
-    end_cpu, end_wall = time.process_time(), time.perf_counter()
-    return (end_wall - start_wall) * 1e3 / repeat, (end_cpu - start_cpu) * 1e3 / repeat
-
-
-def _clean(samples: _Samples, threads: int) -> Mask:
+def _clean(samples: _Samples, settings: LatencySettings) -> Mask:
     """Return [rounds, 2] whether the process ran undisturbed during a sample.
 
     One thread: wall time equals CPU time then. Several threads: no model keeps all of them busy, so a sample's
-    utilisation, CPU / (wall x threads), is held against that of the model's own fastest sample.
+    utilisation, CPU / (wall x threads), is held against that of the model's own fastest sample. A GPU: the time itself
+    is held against that of the fastest sample.
     """
-    if threads == 1:
+    if settings.by_cpu_time:
         return np.asarray(samples.wall <= WALL_OVER_CPU * samples.cpu + CLOCK_SLACK_MS)
-    utilisation = samples.cpu / (samples.wall * threads)
+    if settings.device == "cuda":
+        return np.asarray(samples.wall <= STEADY * samples.wall.min(axis=0))
+    utilisation = samples.cpu / (samples.wall * settings.threads)
     usual = np.take_along_axis(utilisation, samples.wall.argmin(axis=0, keepdims=True), axis=0)
     return np.asarray(utilisation >= UTILISATION_DROP * usual)
 
@@ -198,7 +195,7 @@ def _log_ratios(samples: _Samples, clean: Mask, settings: LatencySettings) -> Fl
 
     One thread: by CPU time, which equals wall time in clean samples and is steadier; several: by wall time.
     """
-    times = samples.cpu if settings.threads == 1 else samples.wall
+    times = samples.cpu if settings.by_cpu_time else samples.wall
     both = clean.all(axis=1)
     rows = times[both] if both.sum() >= _wanted(settings) else times
     return np.asarray(np.log(rows[:, _DENSE]) - np.log(rows[:, _CANDIDATE]))

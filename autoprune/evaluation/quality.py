@@ -16,6 +16,8 @@ from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Spl
 
 RESAMPLES = 1000
 DEFAULT_MARGIN = 0.005
+LARGEST = float(np.finfo(np.float32).max)
+ROUNDING = 1e-6
 _Z95 = 1.959963984540054
 _FEW_VALUES = 16
 _CHUNK = 2**22
@@ -36,7 +38,7 @@ def score(task: Task, session: Session, split: Split, *, limit: int | None = Non
     """Score a deployed model on a split; `limit` draws a shuffled, stratified subset.
 
     Raises:
-        CandidateError: A metric is not finite (reason `nonfinite`, stage `quality`).
+        CandidateError: A metric is not finite or beyond its bounds (reason `nonfinite`, stage `quality`).
         TaskError: The task leaves out a metric or gives one id for several units.
     """
     evaluated = task.evaluate(predictor_of(session, task), split, limit=limit, seed=seed)
@@ -150,10 +152,16 @@ def _check(task: Task, evaluated: Evaluated) -> None:
     n = len(evaluated.ids)
     if n == 0 or len(set(evaluated.ids)) != n:
         raise TaskError(f"Task {task.name!r} must give every scored unit an id of its own. Got {n} ids.")
-    bad = {spec.name: evaluated.metrics[spec.name] for spec in task.metrics}
-    bad = {name: value for name, value in bad.items() if not math.isfinite(value)}
+    bad = {spec.name: evaluated.metrics[spec.name] for spec in task.metrics if not _is_possible(spec, evaluated)}
     if bad:
-        raise CandidateError(f"Metrics must be finite. Got {bad}.", reason="nonfinite", stage="quality")
+        message = f"Metrics must be finite and within their bounds. Got {bad}."
+        raise CandidateError(message, reason="nonfinite", stage="quality")
+
+
+def _is_possible(spec: MetricSpec, evaluated: Evaluated) -> bool:
+    """Tell whether a metric is a number that a model computing in single precision may have, within its bounds."""
+    value, (low, high) = evaluated.metrics[spec.name], spec.bounds
+    return abs(value) <= LARGEST and low - ROUNDING <= value <= high + ROUNDING
 
 
 def _mean_statistic(spec: MetricSpec, evaluated: Evaluated) -> Floats | None:

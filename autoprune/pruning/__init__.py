@@ -1,8 +1,9 @@
 """Policy -> pruned model: criteria, selection, surgery, recovery."""
 
 from autoprune.pruning.criteria import CRITERIA, CriterionContext
-from autoprune.pruning.pipeline import PrunedModel, Pruner, Recovery, prune
-from autoprune.pruning.recovery import as_recalibrated, distillation_penalty, fine_tune, recalibrate
+from autoprune.pruning.distributed import Team, fine_tune_together
+from autoprune.pruning.pipeline import PrunedModel, Pruner, Recovery, prune, recover_context
+from autoprune.pruning.recovery import as_recalibrated, distillation_penalty, fine_tune, placed, recalibrate
 
 __all__ = [
     "CRITERIA",
@@ -10,9 +11,13 @@ __all__ = [
     "PrunedModel",
     "Pruner",
     "Recovery",
+    "Team",
     "as_recalibrated",
     "distillation_penalty",
     "fine_tune",
+    "fine_tune_together",
+    "placed",
     "prune",
     "recalibrate",
+    "recover_context",
 ]

@@ -17,7 +17,7 @@ from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, ModelGroups
 from autoprune.policy import Policy
 from autoprune.pruning.criteria import CriterionContext, importance
-from autoprune.pruning.recovery import distillation_penalty, fine_tune, recalibrate
+from autoprune.pruning.recovery import CPU, distillation_penalty, fine_tune, placed, recalibrate
 from autoprune.pruning.selection import select
 from autoprune.space import can_rank
 from autoprune.tasks.protocol import RecoverContext, Task
@@ -52,6 +52,8 @@ class Recovery:
         seed: The candidate's seed.
         on_step: Called after each optimizer step with (model, step).
         on_report: Called with (step, loss); False ends the training.
+        device: Where it trains; the model comes from the CPU and goes back to it.
+        train: Fine-tunes the pruned model in place of this process alone, such as on several GPUs.
     """
 
     steps: int
@@ -61,6 +63,8 @@ class Recovery:
     seed: int = 0
     on_step: Callable[[nn.Module, int], None] | None = None
     on_report: Callable[[int, float], bool] | None = None
+    device: torch.device = CPU
+    train: Callable[[PrunedModel, RecoverContext], None] | None = None
 
 
 class Pruner:
@@ -114,26 +118,33 @@ class Pruner:
         if not policy.sparsity:
             return pruned
         if recovery.steps > 0 and policy.strategy.recovery != "recalibrate":
-            fine_tune(pruned.model, self.task, self._context(policy, recovery))
-        recalibrate(pruned.model, self.task, limit=recovery.calibration, seed=recovery.seed)
+            context = recover_context(policy, recovery, self.task, self.model)
+            if recovery.train is None:
+                fine_tune(pruned.model, self.task, context)
+            else:
+                recovery.train(pruned, context)
+        with placed(pruned.model, recovery.device):
+            recalibrate(pruned.model, self.task, limit=recovery.calibration, seed=recovery.seed)
         return pruned
 
-    def _context(self, policy: Policy, recovery: Recovery) -> RecoverContext:
-        context = RecoverContext(
-            steps=recovery.steps,
-            lr=policy.strategy.learning_rate,
-            batch_size=recovery.batch_size,
-            device=torch.device("cpu"),
-            dtype=torch.float32,
-            generator=torch.Generator().manual_seed(recovery.seed),
-            seed=recovery.seed,
-            on_step=recovery.on_step,
-            on_report=recovery.on_report,
-        )
-        if policy.strategy.recovery == "distillation":
-            context.teacher = self.model
-            context.penalty = distillation_penalty(self.task, self.model, recovery.distillation)
-        return context
+
+def recover_context(policy: Policy, recovery: Recovery, task: Task, dense: nn.Module) -> RecoverContext:
+    """Return the budget and the hooks of a policy's recovery; `dense` is the teacher where the policy wants one."""
+    context = RecoverContext(
+        steps=recovery.steps,
+        lr=policy.strategy.learning_rate,
+        batch_size=recovery.batch_size,
+        device=recovery.device,
+        dtype=torch.float32,
+        generator=torch.Generator().manual_seed(recovery.seed),
+        seed=recovery.seed,
+        on_step=recovery.on_step,
+        on_report=recovery.on_report,
+    )
+    if policy.strategy.recovery == "distillation":
+        context.teacher = dense
+        context.penalty = distillation_penalty(task, dense, recovery.distillation)
+    return context
 
 
 def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | None = None) -> PrunedModel:

@@ -14,6 +14,7 @@ from autoprune.errors import AutopruneError, CandidateError, ConfigError, TaskEr
 from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import RecoverContext, Task
 
+CPU = torch.device("cpu")
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -89,8 +90,8 @@ def fine_tune(model: nn.Module, task: Task, ctx: RecoverContext) -> None:
     torch's global random state, which dropout draws from, is seeded by `ctx.seed` inside and restored after.
 
     Raises:
-        CandidateError: The loop raises (stage `recover`, with the place in the user's code), or a weight is not finite
-            afterwards.
+        CandidateError: The loop raises (stage `recover`, with the place in the user's code), the GPU's memory does not
+            suffice, or a weight is not finite afterwards.
     """
     devices = [ctx.device] if ctx.device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -99,10 +100,25 @@ def fine_tune(model: nn.Module, task: Task, ctx: RecoverContext) -> None:
             task.recover(model, ctx)
         except (AutopruneError, MemoryError):
             raise
+        except torch.OutOfMemoryError as error:
+            raise CandidateError(describe(error), reason="memory", stage="recover") from error
         except (Exception, SystemExit) as error:
             raise CandidateError(describe(error), reason="error", stage="recover") from error
     model.cpu().eval()
     _demand_finite(model, "A weight", reason="diverged")
+
+
+@contextmanager
+def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Let a model of the CPU lie on `device` as long as the context lasts."""
+    if device.type == "cpu":
+        yield
+        return
+    model.to(device)
+    try:
+        yield
+    finally:
+        model.cpu()
 
 
 def distillation_penalty(task: Task, teacher: nn.Module, weight: float) -> Callable[[nn.Module, Any, Any], Tensor]:

@@ -8,12 +8,14 @@ import os
 import socket
 import time
 import weakref
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 from autoprune.errors import RunLockedError
 from autoprune.storage import dump_json, parse_json, remove_stale, storage_errors
+from autoprune.storage.faults import fault_point
 
 LOCK_FILE = "run.lock"
 _POLL_S = 0.02
@@ -39,12 +41,12 @@ class RunLock:
     def __init__(self, run_dir: Path, *, patience_s: float = 1.0) -> None:
         self.path = run_dir / LOCK_FILE
         self.patience_s = patience_s
-        self._handle: BinaryIO | None = None
+        self._handle: FileIO | None = None
 
     def __enter__(self) -> Self:
         with storage_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = self.path.open("a+b")
+            handle = self.path.open("a+b", buffering=0)  # else closing it would try again what failed
         try:
             self._acquire(handle)
             remove_stale(self.path.parent)
@@ -69,7 +71,7 @@ class RunLock:
             self._handle.close()
             self._handle = None
 
-    def _acquire(self, handle: BinaryIO) -> None:
+    def _acquire(self, handle: FileIO) -> None:
         deadline = time.monotonic() + self.patience_s
         while True:
             try:
@@ -80,11 +82,12 @@ class RunLock:
                 time.sleep(_POLL_S)
             else:
                 break
+        fault_point("lock-taken")
         start = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
         with storage_errors(self.path):
             handle.truncate(0)
             handle.write(dump_json(Owner(socket.gethostname(), os.getpid(), start)._asdict()))
-            handle.flush()
+        fault_point("lock-signed")
 
     def _locked(self) -> RunLockedError:
         owner = read_owner(self.path.parent)
@@ -93,6 +96,21 @@ class RunLock:
             f"{self.path.parent} is in use by {who}.",
             hint="Wait until it ends or stop it, or choose another --name.",
         )
+
+
+def owner_of(run_dir: Path) -> Owner | None:
+    """Return who holds a run directory at this moment; None where nobody does. Writes nothing.
+
+    A holder that has not signed yet, or whose signature cannot be read, is an owner without a name.
+    """
+    try:
+        with (run_dir / LOCK_FILE).open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return read_owner(run_dir) or Owner("", 0, "")
+    except OSError:
+        return None
+    return None
 
 
 def read_owner(run_dir: Path) -> Owner | None:

@@ -66,6 +66,8 @@ class CandidateRecord:
         repeat: Number of the recovery seed, from 0.
         reports: Intermediate values at the rungs it passed, in order.
         cpu_seconds: Processor seconds spent on it, all threads.
+        device: What trained it, such as `cpu` or `cuda:NVIDIA H200`.
+        measured_on: Host that timed it, where that is another worker's.
     """
 
     id: str
@@ -87,11 +89,18 @@ class CandidateRecord:
     repeat: Annotated[int, Ge(0)] = 0
     reports: tuple[Report, ...] = ()
     cpu_seconds: float = 0.0
+    device: str = ""
+    measured_on: str = ""
 
     @property
     def is_control(self) -> bool:
         """Whether it belongs to a control, which neither the sampler nor the run's own front learns of."""
         return self.origin.startswith(CONTROL)
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether it is trained and not timed yet: neither complete nor failed for any reason."""
+        return self.state == "failed" and self.failure is None
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as plain JSON values, with its schema version."""

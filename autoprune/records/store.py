@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from autoprune.errors import CandidateError, StorageError
@@ -19,24 +21,33 @@ from autoprune.storage import (
     verify_directory,
     write_directory,
 )
+from autoprune.storage.atomic import temporary_path
 
 RECORD_LIMIT = 16 << 20
 FILE_LIMIT = 1 << 30
 QUARANTINE = ".quarantine"
+CANDIDATES = "candidates"
+PENDING = ".pending"
 
 _ID = re.compile(r"[a-z0-9-]{1,100}")
 _log = logging.getLogger("autoprune")
+
+
+def is_candidate_id(name: str) -> bool:
+    """Tell whether `name` can be a candidate's: lower-case letters, digits and hyphens."""
+    return _ID.fullmatch(name) is not None
 
 
 class RecordStore:
     """The finished candidates of one run.
 
     Args:
-        run_dir: The run's directory; `candidates/` in it is created at the first write.
+        run_dir: The run's directory.
+        folder: The one in it that holds them, created at the first write; another is that of unfinished ones.
     """
 
-    def __init__(self, run_dir: Path) -> None:
-        self.directory = run_dir / "candidates"
+    def __init__(self, run_dir: Path, folder: str = CANDIDATES) -> None:
+        self.directory = run_dir / folder
 
     def path(self, candidate: str) -> Path:
         """Return the directory of a candidate id, whether it exists or not."""
@@ -63,6 +74,11 @@ class RecordStore:
         if not write_directory(path, content) and self._read(path) is None:
             write_directory(path, content)
         return path
+
+    def load(self, candidate: str) -> CandidateRecord | None:
+        """Return the intact record of a candidate id, if there is one; a corrupt one is quarantined."""
+        path = self.path(candidate)
+        return self._read(path) if path.exists() else None
 
     def load_all(self) -> list[CandidateRecord]:
         """Return every intact record by number; corrupt ones move to `.quarantine/` with a warning each.
@@ -94,6 +110,13 @@ class RecordStore:
     def discard(self, candidate: str) -> None:
         """Put a record aside, in the quarantine, so that its candidate can be evaluated anew."""
         self._quarantine(self.path(candidate), ["discarded to be evaluated again"], level=logging.INFO)
+
+    def remove(self, candidate: str) -> None:
+        """Delete a candidate's directory, if there is one."""
+        aside = temporary_path(self.directory)
+        with storage_errors(self.directory), suppress(FileNotFoundError):
+            self.path(candidate).rename(aside)
+        shutil.rmtree(aside, ignore_errors=True)
 
     def _read(self, path: Path) -> CandidateRecord | None:
         """Return the record in `path`, or quarantine the directory."""

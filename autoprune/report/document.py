@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
@@ -13,6 +14,7 @@ from autoprune.errors import StorageError
 from autoprune.storage import dump_json, parse_json, read_regular
 
 FRONT_LIMIT = 64 << 20
+DIGEST = "sha256"
 _SHOWN_PROBLEMS = 3
 
 
@@ -339,8 +341,9 @@ class FrontDocument(Part):
         return self.model_dump(mode="json")
 
     def to_bytes(self) -> bytes:
-        """Return the bytes of `front.json`."""
-        return dump_json(self.to_json())
+        """Return the bytes of `front.json`: the document with its own digest, so that an altered figure shows."""
+        document = self.to_json()
+        return dump_json({**document, DIGEST: _digest_of(document)})
 
 
 def read_front(path: Path) -> FrontDocument:
@@ -350,11 +353,11 @@ def read_front(path: Path) -> FrontDocument:
         path: The file, or the run directory that holds `front.json`.
 
     Raises:
-        StorageError: It is missing, too large or no front document of this version.
+        StorageError: It is missing, too large, altered or no front document of this version.
     """
     file = path / "front.json" if path.is_dir() else path
     try:
-        return FrontDocument.model_validate(parse_json(read_regular(file, limit=FRONT_LIMIT)))
+        return FrontDocument.model_validate(_without_digest(parse_json(read_regular(file, limit=FRONT_LIMIT))))
     except OSError as error:
         hint = "Give the directory of a finished run; `autoprune status NAME` tells whether it is."
         raise StorageError(f"Cannot read {file}: {error.strerror}.", hint=hint) from error
@@ -364,6 +367,18 @@ def read_front(path: Path) -> FrontDocument:
         raise _unreadable(file, f"{len(problems)} problems: {shown}") from error
     except ValueError as error:
         raise _unreadable(file, str(error)) from error
+
+
+def _without_digest(document: Any) -> Any:
+    """Return a document without its own digest, which has to be right where there is one."""
+    stated = document.pop(DIGEST, None) if isinstance(document, dict) else None
+    if stated not in (None, _digest_of(document)):
+        raise ValueError(f"its {DIGEST} is that of another document")
+    return document
+
+
+def _digest_of(document: Any) -> str:
+    return hashlib.sha256(dump_json(document)).hexdigest()
 
 
 def _unreadable(file: Path, reason: str) -> StorageError:

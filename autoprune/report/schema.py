@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoprune.registry import unknown_name
-from autoprune.report.document import FrontDocument
+from autoprune.report.document import DIGEST, FrontDocument
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -35,7 +35,9 @@ def _record() -> dict[str, Any]:
 
 
 def _front() -> dict[str, Any]:
-    return FrontDocument.model_json_schema()
+    schema = FrontDocument.model_json_schema()
+    digest = {"type": "string", "pattern": "^[0-9a-f]{64}$", "description": "SHA-256 of the document without it."}
+    return {**schema, "properties": {**schema["properties"], DIGEST: digest}}
 
 
 _SCHEMAS: Mapping[str, Callable[[], dict[str, Any]]] = {"front": _front, "config": _config, "record": _record}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from autoprune.markup import escape_code, escape_markdown
@@ -12,7 +13,7 @@ from autoprune.report.document import FrontDocument
 from autoprune.report.rows import Cell, member_rows, remarks, text_table
 from autoprune.storage import write_file
 
-__all__ = ["front_csv", "front_markdown", "member_rows", "write_front"]
+__all__ = ["FRONT_FILES", "front_csv", "front_markdown", "member_rows", "write_front", "write_front_file"]
 
 _FORMULA = re.compile(r"\s*[=+\-@|%\uff1d\uff0b\uff0d\uff20]|[\t\r\n]")
 
@@ -23,11 +24,18 @@ def write_front(front: FrontDocument, directory: Path) -> Path:
     Raises:
         StorageError: Disk full, permission, or another failure of the file system.
     """
-    write_file(directory / "front.csv", front_csv(front).encode())
-    write_file(directory / "front.md", front_markdown(front).encode())
-    path = directory / "front.json"
-    write_file(path, front.to_bytes())
-    return path
+    for name in FRONT_FILES:
+        write_front_file(front, directory, name)
+    return directory / "front.json"
+
+
+def write_front_file(front: FrontDocument, directory: Path, name: str) -> None:
+    """Write one of `FRONT_FILES` into a run directory.
+
+    Raises:
+        StorageError: Disk full, permission, or another failure of the file system.
+    """
+    write_file(directory / name, FRONT_FILES[name](front).encode())
 
 
 def front_csv(front: FrontDocument) -> str:
@@ -60,6 +68,14 @@ def front_markdown(front: FrontDocument) -> str:
     lines += [_row([escape_markdown(name), *figures]) for name, *figures in rows]
     lines += ["", *(f"- {escape_markdown(line)}" for line in remarks(front))]
     return "\n".join(lines) + "\n"
+
+
+FRONT_FILES: Mapping[str, Callable[[FrontDocument], str]] = {
+    "front.csv": front_csv,
+    "front.md": front_markdown,
+    "front.json": lambda front: front.to_bytes().decode(),
+}
+"""File name -> what it holds, in the order of writing: who finds `front.json` finds the others."""
 
 
 def _row(cells: list[str]) -> str:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from autoprune.tasks.protocol import Inputs
 
 _NAME = re.compile(
-    r"(?P<runtime>[a-z][a-z-]*)-(?P<precision>[a-z0-9]+)-b(?P<batch>[1-9]\d{0,4})-t(?P<threads>[1-9]\d{0,2})"
+    r"(?P<runtime>[a-z][a-z-]*)-(?P<precision>[a-z0-9]+)-b(?P<batch>[1-9]\d{0,4})"
+    r"-(?:t(?P<threads>[1-9]\d{0,2})|(?P<cuda>cuda))"
 )
-_FORM = "<runtime>-<precision>-b<batch>-t<threads>, such as onnxruntime-fp32-b32-t1"
+_FORM = "<runtime>-<precision>-b<batch>-t<threads> or -cuda, such as onnxruntime-fp32-b32-t1"
 
 RuntimeName: TypeAlias = Literal["torch-eager", "onnxruntime"]
+Device: TypeAlias = Literal["cpu", "cuda"]
 OpenSession: TypeAlias = Callable[["nn.Module", "Target", "Inputs", Optional["OnnxTemplate"]], "Session"]
 
 
@@ -34,11 +36,13 @@ class Runtime:
         description: One line for `autoprune list targets`.
         precisions: Numeric formats it offers.
         open: Deploys a model for a target; the example inputs have the target's batch size.
+        devices: What it computes on.
     """
 
     description: str
     precisions: tuple[str, ...]
     open: OpenSession
+    devices: tuple[Device, ...] = ("cpu",)
 
 
 RUNTIMES: Registry[Runtime] = Registry("runtime", group="autoprune.latency_backends")
@@ -53,7 +57,8 @@ class Target:
         runtime: What executes the model.
         precision: Numeric format, such as `fp32`.
         batch: Examples a call.
-        threads: Threads within one call.
+        threads: Threads within one call; 1 on a GPU.
+        device: What computes: the processor, or the worker's GPU.
     """
 
     name: str
@@ -61,6 +66,7 @@ class Target:
     precision: str
     batch: int
     threads: int
+    device: Device = "cpu"
 
 
 def parse_target(name: str) -> Target:
@@ -77,7 +83,11 @@ def parse_target(name: str) -> Target:
     precisions = RUNTIMES[match["runtime"]].precisions
     if match["precision"] not in precisions:
         raise unknown_name(f"precision of {match['runtime']}", match["precision"], list(precisions))
-    return Target(name, match["runtime"], match["precision"], int(match["batch"]), int(match["threads"]))
+    device: Device = "cuda" if match["cuda"] else "cpu"
+    if device not in RUNTIMES[match["runtime"]].devices:
+        able = [runtime for runtime, entry in RUNTIMES.items() if device in entry.devices]
+        raise UnknownNameError(f"Target {name!r}: {match['runtime']} does not run on {device}; {', '.join(able)} does.")
+    return Target(name, match["runtime"], match["precision"], int(match["batch"]), int(match["threads"] or 1), device)
 
 
 def available() -> dict[str, str]:

@@ -16,7 +16,8 @@ from autoprune.search.directory import RunDirectory
 from autoprune.search.objectives import constraints_of
 from autoprune.search.phases import proxy_evaluations
 from autoprune.search.reach import measure_floor, refuse_unreachable
-from autoprune.search.workbench import Setup, Workbench
+from autoprune.search.setup import Setup
+from autoprune.search.workbench import Workbench
 from autoprune.tasks import TaskRef, check_task
 from autoprune.tasks.protocol import Task
 
@@ -152,10 +153,10 @@ def run_directory_of(loaded: LoadedConfig) -> RunDirectory:
 def _estimate(bench: Workbench, dense: Evaluation) -> float:
     """Return the rough wall seconds of a run: training steps timed at both ends of the space, plus measurements."""
     budget, search = bench.config.recovery, bench.config.search
-    per_step = []
+    per_step, device = [], bench.devices[0]
     for policy in (bench.space.smallest(), bench.space.policy_of(bench.space.uniform(0.25))):
         started = time.monotonic()
-        bench.pruner.prune(policy, Recovery(PROBE_STEPS, budget.batch_size, budget.batch_size))
+        bench.pruner.prune(policy, Recovery(PROBE_STEPS, budget.batch_size, budget.batch_size, device=device))
         per_step.append((time.monotonic() - started) / PROBE_STEPS)
     step = sum(per_step) / len(per_step)
     measuring = sum(dense.seconds.values())

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
+import torch
 
 from autoprune.evaluation.types import Cost, Interval, Latency
 from autoprune.predictor.trust import TrustLog, TrustRound
@@ -27,7 +28,7 @@ from autoprune.report.document import (
     TargetInfo,
 )
 from autoprune.report.document import TrustRound as TrustRoundInfo
-from autoprune.runtimes import Target
+from autoprune.runtimes import Target, device_name
 from autoprune.search.directory import cpu_name
 from autoprune.search.summary import searched
 from autoprune.search.workbench import Workbench, evaluation_of
@@ -154,7 +155,7 @@ def target_info(bench: Workbench, target: Target) -> TargetInfo:
         batch=target.batch,
         threads=target.threads,
         shape="default",
-        device=cpu_name(),
+        device=cpu_name() if target.device == "cpu" else device_name(torch.device(target.device)),
         host=platform.node(),
         protocol=PROTOCOL,
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
+import secrets
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,12 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import RunConfig, compare_configs, dump_config, effective_config, read_yaml, validate
-from autoprune.errors import ConfigError, OutputError, StorageError
-from autoprune.storage import write_file
+from autoprune.errors import ConfigError, OutputError
+from autoprune.records.lock import LOCK_FILE
+from autoprune.storage import is_temporary, parse_json, read_regular, storage_errors, write_file
+from autoprune.storage.faults import fault_point
 
 CONFIG_FILE = "config.yaml"
 ENVIRONMENT_FILE = "environment.json"
 EVENTS_FILE = "events.jsonl"
+CHECKSUM = "crc32"
+INDEX_BEHIND, INDEX_SETTLED = "index_behind", "index_settled"
+_LIMIT = 16 << 20
 FRONT_FILE = "front.json"
 PACKAGES = ("autoprune", "torch", "numpy", "optuna", "ray", "scikit-learn", "onnx", "onnxruntime", "torch-pruning")
 
@@ -53,7 +61,7 @@ class RunDirectory:
             raise _no_output(nearest, "it is a file, not a directory")
         if not os.access(nearest, os.W_OK | os.X_OK):
             raise _no_output(nearest, "it is not writable")
-        if self.path.is_dir() and not self.started and any(p.name != "run.lock" for p in self.path.iterdir()):
+        if self.path.is_dir() and not self.started and any(not _is_ours(p.name) for p in self.path.iterdir()):
             raise OutputError(
                 f"{self.path} holds files that belong to no run of autoprune.", hint="Choose another --name."
             )
@@ -89,7 +97,7 @@ class RunDirectory:
     def about(self) -> dict[str, Any]:
         """Return what `prepare` kept; empty where it cannot be read."""
         try:
-            document = json.loads((self.path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+            document = parse_json(read_regular(self.path / ENVIRONMENT_FILE, limit=_LIMIT))
         except (OSError, ValueError):
             return {}
         return document if isinstance(document, dict) else {}
@@ -105,6 +113,11 @@ class RunDirectory:
                 hint="Choose another --name, or continue it all the same with --accept-changes.",
                 problems=changed,
             )
+
+
+def _is_ours(name: str) -> bool:
+    """Tell whether a run that was killed before it had a configuration may have left a file of that name."""
+    return name == LOCK_FILE or is_temporary(name)
 
 
 def _no_output(path: Path, why: str) -> OutputError:
@@ -126,7 +139,7 @@ class EventLog:
         self._path = path
         self._start = time.monotonic()
         self._cpu_start = _cpu_s()
-        self._session = datetime.now(UTC).isoformat(timespec="seconds")
+        self._session = f"{datetime.now(UTC).isoformat(timespec='seconds')}-{secrets.token_hex(4)}"
 
     @property
     def elapsed(self) -> float:
@@ -140,18 +153,20 @@ class EventLog:
         return own - self._cpu_start[0] + max(children - self._cpu_start[1], self.workers_cpu_s)
 
     def add(self, event: str, **details: Any) -> None:
-        """Append an event.
+        """Append an event, on a line of its own even where an earlier call was cut off within a line.
 
         Raises:
             StorageError: The file cannot be written.
         """
         times = {"elapsed_s": round(self.elapsed, 3), "cpu_s": round(self.cpu_s, 2)}
-        line = {"session": self._session, **times, "event": event}
-        try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line | details) + "\n")
-        except OSError as error:
-            raise StorageError(f"{self._path} cannot be written: {error.strerror}.") from error
+        line = {"session": self._session, **times, "event": event} | details
+        data = (json.dumps(line | {CHECKSUM: _checksum(line)}) + "\n").encode()
+        with storage_errors(self._path), self._path.open("a+b") as file:
+            if file.tell() > 0:
+                file.seek(-1, os.SEEK_END)
+                data = data if file.read(1) == b"\n" else b"\n" + data
+            file.write(data)
+        fault_point("event-added", event)
 
     def count(self, event: str) -> int:
         """Return how many events of a name all calls of the run have logged."""
@@ -164,24 +179,41 @@ def _cpu_s() -> tuple[float, float]:
     return times.user + times.system, times.children_user + times.children_system
 
 
+def _checksum(event: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(event).encode())
+
+
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a log; what is no event, such as a torn last line, is passed over."""
-    found = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                found.append(event)
-    return found
+    """Return the events of a log; what is no event, such as a torn last line, or was altered is passed over."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return []
+    return [event for event in map(_event_of, lines) if event is not None]
+
+
+def _event_of(line: str) -> dict[str, Any] | None:
+    """Return the event that a line holds; lines without a checksum were written before there was one."""
+    try:
+        event = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(event, dict):
+        return None
+    stated = event.pop(CHECKSUM, None)
+    return event if stated is None or stated == _checksum(event) else None
 
 
 def ended_well(path: Path) -> bool:
     """Tell whether the last call that an event log tells of wrote its front and lost no member."""
-    events = read_events(path)
+    events = [e for e in read_events(path) if e.get("event") not in (INDEX_BEHIND, INDEX_SETTLED)]
     return bool(events) and events[-1].get("event") == "finished" and not events[-1].get("failures")
+
+
+def index_is_behind(path: Path) -> bool:
+    """Tell whether an event log says that `study.db` was locked and has not caught up since."""
+    told = [e["event"] for e in read_events(path) if e.get("event") in (INDEX_BEHIND, INDEX_SETTLED)]
+    return told[-1:] == [INDEX_BEHIND]
 
 
 def total_times(path: Path) -> tuple[float, float]:
@@ -189,9 +221,11 @@ def total_times(path: Path) -> tuple[float, float]:
     sessions: dict[str, tuple[float, float]] = {}
     for event in read_events(path):
         try:
-            sessions[str(event["session"])] = (float(event["elapsed_s"]), float(event["cpu_s"]))
+            times = float(event["elapsed_s"]), float(event["cpu_s"])
         except (KeyError, TypeError, ValueError):
             continue
+        if all(math.isfinite(t) for t in times):
+            sessions[str(event.get("session"))] = times
     return sum(w for w, _ in sessions.values()), sum(c for _, c in sessions.values())
 
 

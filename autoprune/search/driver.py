@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from autoprune.config import config_digest
-from autoprune.errors import CandidateError, PartialResultError, TaskError
+from autoprune.errors import CandidateError, StorageError, TaskError
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument
+from autoprune.report.partial import remove_partial, write_partial
 from autoprune.search.budget import Budget
 from autoprune.search.callbacks import Callback, RunInfo, Stage
 from autoprune.search.controls import control_jobs
 from autoprune.search.describe import TrustFigures
-from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, read_events, total_times
+from autoprune.search.directory import (
+    EVENTS_FILE,
+    FRONT_FILE,
+    INDEX_BEHIND,
+    EventLog,
+    RunDirectory,
+    read_events,
+    total_times,
+)
 from autoprune.search.emit import Emission, emit
 from autoprune.search.executors.base import Executor, Job
-from autoprune.search.executors.make import make_executor
 from autoprune.search.finalists import choose_finalists, finalist_jobs, median_recovery, recoveries
 from autoprune.search.ledger import Ledger, trust_log
 from autoprune.search.loop import Phase, Searcher, directions_of, run_loop
 from autoprune.search.objectives import Constraints, constraints_of
+from autoprune.search.partial import partial_of
 from autoprune.search.phases import PhaseMaker, proxy_evaluations
 from autoprune.search.result import SearchResult
 from autoprune.search.samplers import LearnedSampler
 from autoprune.search.siblings import SHARES, train_siblings
-from autoprune.search.study import StudyIndex
+from autoprune.search.starting import start_executor, works_apart
+from autoprune.search.study import STUDY_FILE, StudyIndex
 from autoprune.search.workbench import Workbench, evaluation_of
 
 DENSE = Policy({})
-STUDY_FILE = "study.db"
 
 
 class Driver:
@@ -42,11 +52,18 @@ class Driver:
         directory: Where everything lies.
         callbacks: Who is told.
         warnings: What they are told first.
+        command: What a user types to go on with the run; empty where nobody knows.
     """
 
     def __init__(
-        self, bench: Workbench, directory: RunDirectory, callbacks: Sequence[Callback], warnings: Sequence[str]
+        self,
+        bench: Workbench,
+        directory: RunDirectory,
+        callbacks: Sequence[Callback],
+        warnings: Sequence[str],
+        command: str = "",
     ) -> None:
+        self.command = command
         self.bench = bench
         self.config = bench.config
         self.directory = directory
@@ -55,34 +72,60 @@ class Driver:
         earlier = total_times(directory.path / EVENTS_FILE)
         self.events = EventLog(directory.path / EVENTS_FILE)
         workers = self.config.search.workers
-        self.ledger = Ledger(bench.objectives, self.events, callbacks, workers, apart=workers > 1)
+        self.ledger = Ledger(bench.objectives, self.events, callbacks, workers, apart=works_apart(self.config))
         siblings = len(SHARES) if self.config.search.controls and hasattr(bench.user_task, "sibling") else 0
         self.budget = Budget(self.config, self.events, earlier, self.ledger.tallies, siblings)
         self._trust: TrustFigures | None = None
         self._ended = ""
+        self._told_partial = False
 
     def finish(self, about: dict[str, Any]) -> SearchResult:
         """Walk the road from wherever the records end."""
-        self.events.add("started")
+        self.events.add("started", **({"command": self.command} if self.command else {}))
         try:
-            self.ledger.load(RecordStore(self.directory.path).load_all())
-            dense = self._measure_dense()
-            evaluation = evaluation_of(dense)
-            self.bench.setup = replace(self.bench.setup, dense_ms=evaluation.latency[self.bench.targets[0].name].ms)
-            metric = self.bench.task.metrics[0].name
-            constraints = constraints_of(self.config, self.bench.task, evaluation.quality["val"][metric].value)
-            executor = make_executor(self.bench.setup, self.bench)
-            try:
-                self._search(executor, PhaseMaker(self.bench, constraints, dense))
-                self._controls(executor)
-                finalists = self._recover_finalists(executor, constraints)
-            finally:
-                executor.close()
-            front = self._emit(finalists, constraints, about)
+            with self._reported_when_interrupted():
+                return SearchResult(self.directory.path, self._walk(about))
         except BaseException as error:
             self.events.add("stopped", error=type(error).__name__)
             raise
-        return SearchResult(self.directory.path, front)
+
+    def _walk(self, about: dict[str, Any]) -> FrontDocument:
+        self.ledger.load(RecordStore(self.directory.path).load_all())
+        dense = self._measure_dense()
+        evaluation = evaluation_of(dense)
+        self.bench.setup = replace(self.bench.setup, dense_ms=evaluation.latency[self.bench.targets[0].name].ms)
+        metric = self.bench.task.metrics[0].name
+        constraints = constraints_of(self.config, self.bench.task, evaluation.quality["val"][metric].value)
+        with closing(start_executor(self.bench.setup, self.bench)) as executor, self._reported_when_interrupted():
+            self._search(executor, PhaseMaker(self.bench, constraints, dense))
+            self._controls(executor)
+            finalists = self._recover_finalists(executor, constraints)
+        return self._emit(finalists, constraints, about)
+
+    @contextmanager
+    def _reported_when_interrupted(self) -> Iterator[None]:
+        """Write the partial report when Ctrl-C or SIGTERM ends the block, before anything that takes longer."""
+        try:
+            yield
+        except KeyboardInterrupt as error:
+            if not self._told_partial and self.ledger.records:
+                self._told_partial = True
+                error.add_note(self._write_partial())
+            raise
+
+    def _write_partial(self) -> str:
+        """Write the partial report and return where it is."""
+        part = partial_of(
+            self.config,
+            self.bench.objectives,
+            self.ledger.records.values(),
+            command=self.command,
+            fronted=(self.directory.path / FRONT_FILE).is_file(),
+        )
+        try:
+            return f"{part.headline}; partial report: {write_partial(part, self.directory.path)}"
+        except StorageError as error:
+            return f"{part.headline}; the partial report could not be written: {error}"
 
     def _measure_dense(self) -> CandidateRecord:
         job = Job(0, DENSE, "full")
@@ -123,7 +166,8 @@ class Driver:
         try:
             index.sync(shorts)
             self._ended = self._run_phase(executor, phase, self.budget.search_ended, index)
-            index.flush()
+            if index.flush():
+                self.events.add(INDEX_BEHIND)
         finally:
             index.close()
         self._trust = self._trust_of(phase)
@@ -239,14 +283,10 @@ class Driver:
             ended_because=self._ended,
             repeats=recoveries(records.values()),
         )
-        front, failures = emit(emission, finalists)
-        self.events.add("finished", members=len(front.members), failures=len(failures))
+        front, losses = emit(emission, finalists)
+        remove_partial(self.directory.path)
+        self.events.add("finished", members=len(front.members), failures=len(losses.lines))
         for callback in self.callbacks:
             callback.on_search_end(front)
-        if failures:
-            raise PartialResultError(
-                f"{len(failures)} of {len(failures) + len(front.members)} front members could not be emitted: "
-                f"{'; '.join(failures)}",
-                hint=f"The others are complete in {self.directory.path}.",
-            )
+        losses.report(len(front.members), self.directory.path)
         return front

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from autoprune.artifacts import FORMATS, CardFacts, export_bytes, render_card, save_member
+from autoprune.artifacts import CardFacts, save_member
 from autoprune.artifacts import Member as Artifact
-from autoprune.errors import AutopruneError, CandidateError
 from autoprune.evaluation import compare, intervals, predictor_of, score
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
@@ -27,8 +26,8 @@ from autoprune.report.document import (
     Warned,
 )
 from autoprune.report.document import Objective as ObjectiveInfo
-from autoprune.report.html import write_report
-from autoprune.report.writers import write_front
+from autoprune.report.html.page import REPORT_FILE, write_report
+from autoprune.report.writers import FRONT_FILES, write_front_file
 from autoprune.runtimes import Session
 from autoprune.search.controls import control_records, plan_controls
 from autoprune.search.describe import (
@@ -44,11 +43,13 @@ from autoprune.search.describe import (
     sparsity_of,
     target_info,
 )
-from autoprune.search.directory import EVENTS_FILE, EventLog, RunDirectory, total_times, versions
+from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory, total_times, versions
+from autoprune.search.exports import Exporter
 from autoprune.search.finalists import is_feasible
 from autoprune.search.gain import GainScale, gain_over
 from autoprune.search.importance import importance_of
 from autoprune.search.loop import policy_of, violations_of
+from autoprune.search.losses import Losses
 from autoprune.search.measured import Deployed, Measured, choose_front, deploy_all, measure_finalists
 from autoprune.search.objectives import Constraints
 from autoprune.search.summary import (
@@ -62,14 +63,13 @@ from autoprune.search.summary import (
 )
 from autoprune.search.workbench import WEIGHTS_FILE, Workbench, evaluation_of
 from autoprune.storage import MANIFEST, read_manifest
+from autoprune.storage.faults import fault_point
 from autoprune.tasks import TestAccess
-from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import Evaluated
 
 FRONT_FOLDER = "front"
 DENSE_NAME = "dense"
 ONNX_FILE = "model.onnx"
-PROBE_BATCH = 2
 
 
 @dataclass(frozen=True)
@@ -103,43 +103,46 @@ class Emission:
     repeats: Mapping[str, Sequence[CandidateRecord]] = field(default_factory=dict)
 
 
-def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[FrontDocument, list[str]]:
+def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[FrontDocument, Losses]:
     """Measure the finalists, choose the front, score it once on test and write it.
 
     Returns:
-        The front as written, and one line for each finalist or report that could not be emitted.
+        The front as written, and what of it could not be emitted: members, single formats of them, cards, reports.
+
+    Raises:
+        StorageError: The front document cannot be written.
     """
-    bench = emission.bench
+    bench, losses = emission.bench, Losses()
     dense = deploy_all(bench, bench.model)
-    measured, failures = measure_finalists(bench, dense, finalists, emission.constraints)
+    measured = measure_finalists(bench, dense, finalists, emission.constraints, losses)
+    fault_point("finalists-measured")
     front = choose_front(bench, measured, emission.dense.values)
     for one in measured:
         if one not in front:
             emission.events.add("not_on_front", id=one.record.id, values=dict(one.values))
-    scorer = Scorer(emission, dense)
+    scorer = Scorer(emission, dense, losses)
+    _remove_documents(emission.directory.path)
     members: list[tuple[Measured, Member]] = []
     for rank, chosen in enumerate(front, start=1):
-        try:
+        with losses.noting(chosen.record.id):
             members.append((chosen, scorer.member(chosen, rank)))
-        except AutopruneError as error:
-            failures.append(f"{chosen.record.id}: {error}")
+            fault_point("member-emitted")
     document = _document(emission, members, scorer)
-    write_front(document, emission.directory.path)
-    try:
-        write_page(emission.directory.path)
-    except AutopruneError as error:
-        failures.append(f"report.html: {error}")
+    _write_documents(document, emission.directory.path, losses)
+    fault_point("front-written")
     _remove_old(emission.directory.path / FRONT_FOLDER, {Path(m.directory or "").name for _, m in members})
-    return document, failures
+    return document, losses
 
 
 class Scorer:
     """Scores members on test, through the one counted accessor, and writes their directories."""
 
-    def __init__(self, emission: Emission, dense: Deployed) -> None:
+    def __init__(self, emission: Emission, dense: Deployed, losses: Losses) -> None:
         self.emission = emission
         self.bench = emission.bench
         self.dense = dense
+        self.losses = losses
+        self._exporter = Exporter(emission.bench, losses)
         self.access = TestAccess(emission.bench.user_task, reads=emission.events.count("test_read"))
         self.targets = {t.name: target_info(self.bench, t) for t in self.bench.targets}
         self._dense_test: dict[str, Evaluated] = {}
@@ -178,7 +181,7 @@ class Scorer:
             AutopruneError: An export or a file failed.
         """
         record, policy = chosen.record, policy_of(chosen.record)
-        exported, missing = self._exports(chosen)
+        exported, missing = self._exporter.exports(chosen)
         deployments = {t.name: self._deployment(chosen, t.name) for t in self.bench.targets}
         speedup = chosen.evaluation.latency[self.bench.targets[0].name].speedup
         name = f"{speedup:.2f}x"
@@ -219,19 +222,6 @@ class Scorer:
         mine = [r for r in known.values() if r.digest == record.digest and r.fidelity == "full"]
         return [r for r in mine if r.state == "complete"]
 
-    def _exports(self, chosen: Measured) -> tuple[dict[str, bytes], list[Warned]]:
-        """Return format -> file content, and a warning for each format that the model cannot be exported to."""
-        example = self.bench.task.example_inputs(batch_size=PROBE_BATCH)
-        exported = {} if chosen.deployed.onnx is None else {"onnx": chosen.deployed.onnx}
-        missing = []
-        for name in FORMATS:
-            if name not in exported:
-                try:
-                    exported[name] = export_bytes(name, chosen.deployed.model, example)
-                except CandidateError as error:
-                    missing.append(Warned(code=f"no_{name}", text=f"There is no {FORMATS[name].file}: {error}"))
-        return exported, missing
-
     def _save(self, chosen: Measured, described: Member, exported: Mapping[str, bytes]) -> None:
         bench, policy = self.bench, policy_of(chosen.record)
         facts = CardFacts(
@@ -245,11 +235,11 @@ class Scorer:
         )
         artifact = Artifact(
             model=chosen.deployed.model,
-            example=bench.task.example_inputs(batch_size=PROBE_BATCH),
+            example=self._exporter.example,
             policy=policy.to_json(),
             architecture=chosen.architecture,
             metrics={"measured": facts.member, "predicted": facts.member["predicted"]},
-            card=render_card(facts),
+            card=self._exporter.card(facts),
             formats=tuple(exported),
             exported=exported,
         )
@@ -269,9 +259,8 @@ class Scorer:
         )
 
     def _test(self, session: Session, candidate: str) -> Evaluated:
-        scored = self.access.evaluate_test(predictor_of(session, self.bench.task))
-        self.emission.events.add("test_read", id=candidate)
-        return scored
+        self.emission.events.add("test_read", id=candidate)  # first, so that one that is cut off is counted too
+        return self.access.evaluate_test(predictor_of(session, self.bench.task))
 
 
 def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], scorer: Scorer) -> FrontDocument:
@@ -345,18 +334,26 @@ def _constraints(members: Sequence[tuple[Measured, Member]]) -> tuple[Constraint
     return tuple(Constraint(expression=text, satisfied_by=tuple(ids)) for text, ids in satisfied.items())
 
 
-def write_page(directory: Path) -> None:
-    """Write `report.html`; whatever goes wrong with it must not cost the front.
+def _remove_documents(directory: Path) -> None:
+    """Delete an earlier front's documents: what they say of a member's directory is about to become untrue."""
+    for name in (REPORT_FILE, *[*FRONT_FILES][::-1]):
+        (directory / name).unlink(missing_ok=True)
+
+
+def _write_documents(document: FrontDocument, directory: Path, losses: Losses) -> None:
+    """Write the front's files and its page; only without `front.json` there is no front.
 
     Raises:
-        AutopruneError: It cannot be drawn or written.
+        StorageError: `front.json` cannot be written.
     """
-    try:
+    for name in FRONT_FILES:
+        if name == FRONT_FILE:
+            write_front_file(document, directory, name)
+        else:
+            with losses.noting(name):
+                write_front_file(document, directory, name)
+    with losses.noting(REPORT_FILE):
         write_report(directory)
-    except AutopruneError:
-        raise
-    except Exception as error:
-        raise AutopruneError(f"The page cannot be drawn: {describe(error)}") from error
 
 
 def _remove_old(folder: Path, current: set[str]) -> None:

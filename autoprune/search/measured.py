@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from safetensors.torch import load as load_tensors
 from torch import nn
 
-from autoprune.errors import AutopruneError
 from autoprune.evaluation import intervals, measure_latency, pool_passes, score
 from autoprune.evaluation.types import Evaluation, Latency
 from autoprune.groups import rebuild
@@ -17,6 +16,7 @@ from autoprune.groups.types import ArchitecturePlan
 from autoprune.pareto import non_dominated, thin
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.runtimes import OnnxSession, Session, Target, emit_onnx, open_session
+from autoprune.search.losses import Losses
 from autoprune.search.objectives import Constraints, minimised, values_of
 from autoprune.search.workbench import PLAN_FILE, WEIGHTS_FILE, Workbench, evaluation_of
 from autoprune.storage import parse_json
@@ -110,31 +110,37 @@ def load_finalist(bench: Workbench, record: CandidateRecord) -> tuple[nn.Module,
 
 
 def measure_finalists(
-    bench: Workbench, dense: Deployed, finalists: Sequence[CandidateRecord], constraints: Constraints
-) -> tuple[list[Measured], list[str]]:
-    """Return the measured finalists and one line for each that could not be exported or loaded.
+    bench: Workbench,
+    dense: Deployed,
+    finalists: Sequence[CandidateRecord],
+    constraints: Constraints,
+    losses: Losses,
+) -> list[Measured]:
+    """Return the measured finalists; `losses` takes those that cannot be loaded, exported or timed.
 
     They are timed in turns, several passes through all of them, so that all meet the same states of the host.
     """
-    opened, failures = list[_Opened](), list[str]()
+    opened: list[_Opened] = []
     for record in finalists:
-        try:
+        with losses.noting(record.id):
             model, architecture = load_finalist(bench, record)
             deployed = deploy_all(bench, model)
             val = {name: score(bench.task, session, "val") for name, session in deployed.sessions.items()}
             opened.append(_Opened(record, deployed, architecture, val))
-        except AutopruneError as error:
-            failures.append(f"{record.id}: {error}")
-    passes: list[dict[str, list[Latency]]] = [{t.name: [] for t in bench.targets} for _ in opened]
+    passes: dict[str, dict[str, list[Latency]]] = {o.record.id: {t.name: [] for t in bench.targets} for o in opened}
     for turn in range(PASSES):
-        for one, times in zip(opened, passes, strict=True):
-            for target in bench.targets:
-                times[target.name].append(_time(bench, one.deployed, dense, target, turn))
+        for one in [o for o in opened if o.record.id in passes]:
+            times = passes.pop(one.record.id)
+            with losses.noting(one.record.id):
+                for target in bench.targets:
+                    times[target.name].append(_time(bench, one.deployed, dense, target, turn))
+                passes[one.record.id] = times
     measured = []
-    for one, times in zip(opened, passes, strict=True):
-        latency = {name: pool_passes(of_target) for name, of_target in times.items()}
-        measured.append(_measured(bench, one, latency, constraints))
-    return measured, failures
+    for one in [o for o in opened if o.record.id in passes]:
+        with losses.noting(one.record.id):
+            latency = {name: pool_passes(of_target) for name, of_target in passes[one.record.id].items()}
+            measured.append(_measured(bench, one, latency, constraints))
+    return measured
 
 
 def choose_front(bench: Workbench, measured: Sequence[Measured], dense: Mapping[str, float]) -> list[Measured]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from autoprune.config.model import RunConfig
 from autoprune.errors import CandidateError, ConfigError
+from autoprune.evaluation.quality import LARGEST
 from autoprune.evaluation.types import Evaluation
 from autoprune.registry import nearest
 from autoprune.requirements import Requirement, parse_requirement
@@ -77,8 +78,10 @@ def values_of(objectives: Sequence[Objective], evaluation: Evaluation, dense_ms:
     moments of a noisy machine, and the interleaved ratio is what stays comparable.
 
     Raises:
-        CandidateError: A value is not finite, or a cost is not positive.
+        CandidateError: A value is not finite, a cost that is an objective is not positive, or anything else that was
+            measured, objective or not, is beyond what can be.
     """
+    _refuse_impossible(evaluation)
     out: dict[str, float] = {}
     for objective in objectives:
         if objective.target is not None:
@@ -89,9 +92,23 @@ def values_of(objectives: Sequence[Objective], evaluation: Evaluation, dense_ms:
         else:
             value = evaluation.quality["val"][objective.name].value
         if not math.isfinite(value) or (objective.name in COSTS and value <= 0.0):
-            raise CandidateError(f"{objective.name} is {value}.", reason="nonfinite", stage="quality")
+            raise _impossible(objective.name, value, "quality")
         out[objective.name] = value
     return out
+
+
+def _refuse_impossible(evaluation: Evaluation) -> None:
+    for name, value in asdict(evaluation.cost).items():
+        if not 0.0 <= value <= LARGEST:
+            raise _impossible(name, value, "quality")
+    for target, latency in evaluation.latency.items():
+        for name, value in (("latency", latency.ms), ("speed-up", latency.speedup)):
+            if not 0.0 < value <= LARGEST:
+                raise _impossible(f"{name} on {target}", value, "latency")
+
+
+def _impossible(name: str, value: float, stage: str) -> CandidateError:
+    return CandidateError(f"{name} is {value}, which cannot be.", reason="nonfinite", stage=stage)
 
 
 def error_like(task: Task, metrics: Mapping[str, float]) -> float:

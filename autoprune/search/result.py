@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoprune.config import LoadedConfig, config_digest
 from autoprune.errors import StorageError, UnmetConstraintError
+from autoprune.records import RecordStore
 from autoprune.report.document import FrontDocument, Member, read_front
 from autoprune.report.pick import pick
-from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, RunDirectory, ended_well
+from autoprune.search.directory import (
+    EVENTS_FILE,
+    FRONT_FILE,
+    INDEX_SETTLED,
+    EventLog,
+    RunDirectory,
+    ended_well,
+    index_is_behind,
+)
+from autoprune.search.ledger import stage_of
 from autoprune.storage import verify_directory
 from autoprune.tasks import TaskRef
 
@@ -48,6 +59,26 @@ class SearchResult:
         from autoprune.report.writers import member_rows
 
         return pd.DataFrame(member_rows(self.front))
+
+
+def settled(result: SearchResult) -> SearchResult:
+    """Return a result after bringing `study.db` up to date where another process had it locked during the search.
+
+    Raises:
+        RunLockedError: It is locked still.
+    """
+    if index_is_behind(result.directory / EVENTS_FILE):
+        from autoprune.search.study import STUDY_FILE, StudyIndex
+
+        objectives = result.front.objectives
+        directions = ["maximize" if o.direction == "max" else "minimize" for o in objectives]
+        records = [r for r in RecordStore(result.directory).load_all() if stage_of(r) == "search"]
+        index = StudyIndex(result.directory / STUDY_FILE, result.front.run, directions, [o.name for o in objectives])
+        with closing(index):
+            index.sync(records)
+            index.settle()
+        EventLog(result.directory / EVENTS_FILE).add(INDEX_SETTLED)
+    return result
 
 
 def satisfied(result: SearchResult) -> SearchResult:

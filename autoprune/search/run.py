@@ -7,15 +7,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import LoadedConfig, RunConfig, load_config
+from autoprune.config import LoadedConfig, RunConfig, effective_config, load_config
 from autoprune.errors import ConfigError
 from autoprune.records import RunLock
 from autoprune.search.callbacks import Callback
 from autoprune.search.check import load_checked_task, run_directory_of, setup_of
 from autoprune.search.driver import Driver
+from autoprune.search.executors.fetching import store_of
 from autoprune.search.objectives import constraints_of
 from autoprune.search.reach import refuse_unreachable
-from autoprune.search.result import SearchResult, finished_front, satisfied
+from autoprune.search.result import SearchResult, finished_front, satisfied, settled
+from autoprune.search.starting import works_apart
 from autoprune.search.workbench import Workbench
 from autoprune.tasks import TaskRef, check_task
 from autoprune.tasks.protocol import Task
@@ -53,8 +55,11 @@ def run_search(
         return run(loaded, callbacks=callbacks, accept_changes=accept_changes)
     kind = type(task_or_config)
     config = RunConfig.model_validate({"task": f"{kind.__module__}:{kind.__name__}", **settings})
-    if config.search.workers != 1:
-        raise ConfigError("A task object cannot travel to workers.", hint="Name a factory, or use one worker.")
+    if works_apart(config):
+        raise ConfigError(
+            "A task object cannot travel to other processes.",
+            hint="Name a factory, or use executor.kind=local with one worker, no time-out and no memory limit.",
+        )
     return run(_loaded(config), callbacks=callbacks, accept_changes=accept_changes, task=task_or_config)
 
 
@@ -64,19 +69,28 @@ def run(
     callbacks: Sequence[Callback] = (),
     accept_changes: bool = False,
     task: Task | None = None,
+    command: str = "",
 ) -> SearchResult:
     """Run a configuration to its front, continuing what an earlier call has finished.
+
+    Args:
+        loaded: The configuration.
+        callbacks: Told of progress.
+        accept_changes: Continue a run whose configuration, task or data differ.
+        task: The task, where the configuration cannot name its factory.
+        command: What a user types to go on with the run, for its partial report.
 
     Raises:
         AutopruneError: Nothing is written when configuration, task, model or data are unusable.
         PartialResultError: The front is written, but members failed to be emitted.
         UnmetConstraintError: The front is written, but none of its models satisfies the constraints.
+        RunLockedError: Another run has the directory, or everything but `study.db`, which stayed locked, is written.
     """
     directory = run_directory_of(loaded)
     directory.check()
     finished = finished_front(loaded, directory) if task is None else None
     if finished is not None:
-        return satisfied(SearchResult(directory.path, finished))
+        return satisfied(settled(SearchResult(directory.path, finished)))
     if directory.started:
         with RunLock(directory.path):  # a run that is locked is refused before its model is loaded
             pass
@@ -84,8 +98,9 @@ def run(
     reference, task, warnings = _task_of(loaded, task)
     bench = Workbench(setup_of(loaded, reference), task)
     notes = (*warnings, *bench.groups.notes)
-    about = {
-        "identity": {"task_sha256": reference.sha256, "data_fingerprint": bench.task.fingerprint},
+    identity = {"task_sha256": reference.sha256, "data_fingerprint": bench.task.fingerprint}
+    about: dict[str, Any] = {
+        "identity": identity,
         "objectives": [asdict(o) for o in bench.objectives],
         "warnings": list(notes),
     }
@@ -96,9 +111,13 @@ def run(
     with RunLock(directory.path):
         finished = finished_front(loaded, directory) if given is None else None
         if finished is not None:
-            return satisfied(SearchResult(directory.path, finished))
+            return satisfied(settled(SearchResult(directory.path, finished)))
         directory.prepare(bench.config, about, accept_changes=accept_changes)
-        return satisfied(Driver(bench, directory, callbacks, notes).finish(about))
+        if bench.config.executor.store is not None:
+            store = store_of(bench.setup)
+            store.claim(effective_config(bench.config), identity, accept_changes=accept_changes)
+            store.pull_all(directory.path)
+        return satisfied(settled(Driver(bench, directory, callbacks, notes, command).finish(about)))
 
 
 def _loaded(config: RunConfig) -> LoadedConfig:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
 from autoprune.config.model import RecoveryConfig
 from autoprune.errors import CandidateError
 from autoprune.pareto import non_dominated
 from autoprune.records import CandidateRecord, Report
+
+if TYPE_CHECKING:
+    from torch import nn
 
 FEWEST_FACTOR = 2
 MOST_POINTS = 600

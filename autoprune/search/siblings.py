@@ -24,7 +24,8 @@ from autoprune.runtimes import open_session
 from autoprune.search.controls import FROM_SCRATCH
 from autoprune.search.executors.base import Job
 from autoprune.search.objectives import values_of
-from autoprune.search.workbench import Workbench, blank_record, failure_of, training_threads
+from autoprune.search.setup import blank_record, failure_of
+from autoprune.search.workbench import Workbench, training_threads
 from autoprune.tasks.failures import user_code
 from autoprune.tasks.protocol import RecoverContext
 
@@ -103,13 +104,14 @@ def _train(bench: Workbench, model: nn.Module, seed: int) -> None:
         steps=budget.full_steps,
         lr=bench.space.spec.strategy.learning_rate.high,
         batch_size=budget.batch_size,
-        device=torch.device("cpu"),
+        device=bench.devices[0],
         dtype=torch.float32,
         generator=torch.Generator().manual_seed(seed),
         seed=seed,
     )
     if budget.full_steps > 0:
         fine_tune(model, bench.task, context)
+        model.cpu()
     recalibrate(model, bench.task, limit=budget.proxy_images, seed=seed)
 
 

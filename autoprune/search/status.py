@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoprune.config import RunConfig, read_yaml, validate
-from autoprune.errors import OutputError, RunLockedError
-from autoprune.records import CandidateRecord, Owner, RecordStore, RunLock
-from autoprune.records.lock import read_owner
+from autoprune.errors import OutputError
+from autoprune.records import CandidateRecord, Owner, RecordStore, owner_of
 from autoprune.report.document import read_front
 from autoprune.search.directory import CONFIG_FILE, EVENTS_FILE, FRONT_FILE, RunDirectory, total_times
 from autoprune.search.ledger import Tally, stage_of
@@ -73,7 +72,7 @@ def read_status(path: Path) -> RunStatus:
         raise OutputError(f"{path} holds no run of autoprune.", hint="`autoprune search CONFIG` starts one.")
     config = validate(RunConfig, read_yaml(path / CONFIG_FILE))
     records = RecordStore(path).load_all()
-    objectives = [Objective(**o) for o in directory.about().get("objectives", [])]
+    objectives = recorded_objectives(directory)
     search = Tally(objectives)
     for record in records if objectives else ():
         if record.number > 0 and stage_of(record) == "search":
@@ -85,8 +84,8 @@ def read_status(path: Path) -> RunStatus:
         name=config.name,
         state="running" if owner else ("finished" if members else "stopped"),
         owner=owner._asdict() if owner else None,
-        evaluations=Counter(r.fidelity for r in records if r.state == "complete" and not r.is_control),
-        failed=Counter((r.failure or {}).get("reason", "unknown") for r in records if r.state == "failed"),
+        evaluations=dict(Counter(r.fidelity for r in records if r.state == "complete" and not r.is_control)),
+        failed=dict(Counter((r.failure or {}).get("reason", "unknown") for r in records if r.state == "failed")),
         total=config.search.budget.evaluations,
         wall_seconds=total_times(path / EVENTS_FILE)[0],
         front=tuple((r.id, r.values) for r in search.front),
@@ -99,6 +98,14 @@ def read_status(path: Path) -> RunStatus:
     )
 
 
+def recorded_objectives(directory: RunDirectory) -> list[Objective]:
+    """Return what the run optimises; nothing where the file that tells it was altered."""
+    try:
+        return [Objective(**o) for o in directory.about().get("objectives", [])]
+    except TypeError:
+        return []
+
+
 def _stage(records: Sequence[CandidateRecord]) -> str:
     """Return the furthest stage that a candidate has been finished in."""
     reached = {stage_of(r) for r in records if r.number > 0}
@@ -107,8 +114,4 @@ def _stage(records: Sequence[CandidateRecord]) -> str:
 
 def running_owner(path: Path) -> Owner | None:
     """Return who holds the run's lock at this moment; None where nobody does."""
-    try:
-        with RunLock(path, patience_s=0.0):
-            return None
-    except RunLockedError:
-        return read_owner(path)
+    return owner_of(path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import optuna
 from optuna.distributions import distribution_to_json, json_to_distribution
@@ -17,23 +18,26 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import text
 from sqlalchemy.exc import DatabaseError
 
 from autoprune.errors import RunLockedError, StorageError
 from autoprune.records import CandidateRecord, State
 from autoprune.search.context import SIGNAL
-from autoprune.storage import storage_errors
-
-T = TypeVar("T")
+from autoprune.storage import free_bytes, storage_errors
+from autoprune.storage.faults import fault_point
 
 STATES: Mapping[State, TrialState] = {
     "complete": TrialState.COMPLETE,
     "stopped": TrialState.PRUNED,
     "failed": TrialState.FAIL,
 }
+STUDY_FILE = "study.db"
 TIME_SHARE = 0.05
 _LOCKED = ("database is locked", "database table is locked")
 _UNREADABLE = ("not a database", "malformed", "no such table", "no such column")
+_FAILURES = (DatabaseError, optuna.exceptions.StorageInternalError)
+_ALTERED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 _WAIT_S = (0.05, 2.0)
 
 
@@ -126,14 +130,15 @@ def memory_study(
 class StudyIndex:
     """The Optuna study of a run in one SQLite file, for optuna-dashboard and Optuna's analyses.
 
-    It holds nothing that the records do not, so whatever is wrong with it is mended by building it again.
+    It holds nothing that the records do not, so whatever is wrong with it is mended by building it again, and while
+    another process has it locked the run goes on: what is missing is appended later, at the latest by `settle`.
 
     Args:
         path: The database file.
         name: Study name.
         directions: `minimize` or `maximize`, one an objective.
         objectives: Names of the values, in the same order.
-        patience_s: Seconds to wait for a database that another process has locked.
+        patience_s: Seconds that `add` and `settle` wait for a database that another process has locked.
     """
 
     def __init__(
@@ -152,62 +157,75 @@ class StudyIndex:
         self.patience_s = patience_s
         self._study: optuna.Study | None = None
         self._storage: optuna.storages.RDBStorage | None = None
+        self._records: list[CandidateRecord] = []
         self._waiting: deque[CandidateRecord] = deque()
+        self._compared = True
+        self._rebuilt = False
         self._opened = time.monotonic()
         self._spent_s = 0.0
+        self._retry = 0.0, _WAIT_S[0]
 
     def sync(self, records: Sequence[CandidateRecord]) -> None:
         """Make the study hold exactly the records' trials: add the missing, rebuild where others are found.
 
+        A database that is locked is left alone for now.
+
         Raises:
-            RunLockedError: The database stayed locked.
             StorageError: The file cannot be written.
         """
-        wanted = {record.id for record in records}
-        known = self._patiently(self._known)
-        if known is None or not known <= wanted:
-            self._discard()
-            known = set()
-        for record in records:
-            if record.id not in known:
-                self.add(record)
+        self._records = list(records)
+        self._waiting = deque(records)
+        self._compared = False
+        self.flush()
 
     def add(self, record: CandidateRecord) -> None:
-        """Append the trial of a record.
+        """Append the trial of a record; where the database stayed locked it is put off.
 
         Raises:
             RunLockedError: The database stayed locked.
             StorageError: The file cannot be written.
         """
-        trial = trial_of(record, self.objectives)
-        self._patiently(lambda: self._open().add_trial(trial))
+        self.offer(record)
+        self.settle()
 
     def offer(self, record: CandidateRecord) -> None:
         """Take a record, whose trial is appended now or later: the index takes a small share of a run's time.
 
         Raises:
-            RunLockedError: The database stayed locked.
             StorageError: The file cannot be written.
         """
+        self._records.append(record)
         self._waiting.append(record)
-        while self._waiting and self._spent_s <= TIME_SHARE * (time.monotonic() - self._opened):
-            self._append_first()
+        again_at, _ = self._retry
+        if time.monotonic() >= again_at:
+            self._advance(lambda: self._spent_s <= TIME_SHARE * (time.monotonic() - self._opened))
 
-    def flush(self) -> None:
-        """Append what `offer` has put off.
+    def flush(self) -> int:
+        """Append what `offer` has put off, and return how many trials a lock by another process kept out.
 
         Raises:
-            RunLockedError: The database stayed locked.
             StorageError: The file cannot be written.
         """
-        while self._waiting:
-            self._append_first()
+        self._advance(lambda: True)
+        return len(self._waiting)
 
-    def _append_first(self) -> None:
-        started = time.monotonic()
-        self.add(self._waiting[0])
-        self._waiting.popleft()
-        self._spent_s += time.monotonic() - started
+    def settle(self) -> None:
+        """Append what was put off, trying again with growing waits while the database is locked.
+
+        Raises:
+            RunLockedError: It stayed locked.
+            StorageError: The file cannot be written.
+        """
+        deadline = time.monotonic() + self.patience_s
+        while self.flush():
+            _, wait_s = self._retry
+            if time.monotonic() + wait_s > deadline:
+                raise RunLockedError(
+                    f"{self.path} stayed locked by another process for {self.patience_s:g} s and lacks "
+                    f"{len(self._waiting)} of {len(self._records)} trials; the records are complete.",
+                    hint="Close what has it open, such as a database browser, and run the same command again.",
+                )
+            time.sleep(wait_s)
 
     def close(self) -> None:
         """Give the file back; what was put off is left to the next `sync`."""
@@ -215,6 +233,66 @@ class StudyIndex:
             self._storage.remove_session()
             self._storage.engine.dispose()
         self._study = self._storage = None
+
+    def _advance(self, may_go_on: Callable[[], bool]) -> None:
+        """Append what was put off, until it is all there, `may_go_on` says no or the database is found locked."""
+        _, wait_s = self._retry
+        self._retry = time.monotonic() + wait_s, min(2 * wait_s, _WAIT_S[1])
+        if self._is_locked():
+            return
+        try:
+            self._compare()
+            while self._waiting and may_go_on():
+                self._append_first()
+        except _FAILURES as error:
+            if _says(error, _LOCKED):
+                return
+            if _says(error, _UNREADABLE) and not self._rebuilt:
+                self._rebuild()
+                self._advance(may_go_on)
+                return
+            raise StorageError(
+                f"Cannot store {self.path}: {error.__cause__ or error} ({free_bytes(self.path)} bytes free).",
+                hint="The records are complete; remove the file to have it rebuilt from them.",
+            ) from error
+        self._retry = 0.0, _WAIT_S[0]
+
+    def _is_locked(self) -> bool:
+        """Tell whether another process has the file locked: Optuna would find out only after seconds of waiting."""
+        if not self.path.is_file():
+            return False
+        with closing(sqlite3.connect(self.path, timeout=0.0, isolation_level=None)) as connection:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+            except sqlite3.DatabaseError as error:
+                return _says(error, _LOCKED)
+        return False
+
+    def _append_first(self) -> None:
+        started = time.monotonic()
+        trial = trial_of(self._waiting[0], self.objectives)
+        fault_point("trial-made")
+        self._open().add_trial(trial)
+        self._waiting.popleft()
+        self._spent_s += time.monotonic() - started
+
+    def _compare(self) -> None:
+        """Leave to be appended what the study lacks, which is everything where it is no index of these records."""
+        if self._compared:
+            return
+        known = self._known()
+        mine = {record.id: record for record in self._records}
+        if known is None or any(i not in mine or not self._is_trial_of(mine[i], t) for i, t in known.items()):
+            self._discard()
+            known = {}
+        self._waiting = deque(record for record in self._records if record.id not in known)
+        self._compared = True
+
+    def _is_trial_of(self, record: CandidateRecord, trial: FrozenTrial) -> bool:
+        values = [record.values[name] for name in self.objectives] if record.state == "complete" else None
+        params = record.proposal.get("params", {})
+        return (trial.state, trial.values, trial.params) == (STATES[record.state], values, params)
 
     def _open(self) -> optuna.Study:
         if self._study is None:
@@ -235,48 +313,42 @@ class StudyIndex:
             self._study = study
         return self._study
 
-    def _known(self) -> set[str] | None:
-        """Return the candidates that the study holds; None where it is unreadable or no index of this run."""
+    def _known(self) -> dict[str, FrozenTrial] | None:
+        """Return candidate -> trial of the study; None where it is unreadable or no index of this run."""
         try:
             study = self._open()
-            attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-        except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
+            trials = study.get_trials(deepcopy=False)
+            sound = self._is_sound()
+        except _FAILURES as error:
             if _says(error, _UNREADABLE):
                 return None
             raise
-        except (RuntimeError, ValueError, TypeError, KeyError):  # another version's tables, or altered rows
+        except _ALTERED:  # another version's tables, or altered rows
             return None
-        ids = {a["candidate_id"] for a in attributes if "candidate_id" in a}
+        found = {str(t.user_attrs.get("candidate_id")): t for t in trials}
         names = tuple(study.metric_names or ())
-        ours = len(ids) == len(attributes) and study.directions == self.directions and names == self.objectives
-        return ids if ours else None
+        ours = len(found) == len(trials) and study.directions == self.directions and names == self.objectives
+        return found if ours and sound else None
+
+    def _is_sound(self) -> bool:
+        """Tell whether the file is whole as SQLite sees it."""
+        if self._storage is None:
+            return False
+        with self._storage.engine.connect() as connection:
+            return bool(connection.execute(text("PRAGMA quick_check(1)")).scalar() == "ok")
+
+    def _rebuild(self) -> None:
+        """Begin anew, once: a second time would not help."""
+        self._rebuilt = True
+        self._discard()
+        self._waiting = deque(self._records)
+        self._compared = True
 
     def _discard(self) -> None:
         self.close()
         with storage_errors(self.path):
             for suffix in ("", "-journal", "-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
-
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Run `action` again, with growing waits, while the database is locked."""
-        deadline = time.monotonic() + self.patience_s
-        wait_s, longest_s = _WAIT_S
-        while True:
-            try:
-                return action()
-            except (DatabaseError, optuna.exceptions.StorageInternalError) as error:
-                if not _says(error, _LOCKED):
-                    raise StorageError(
-                        f"Cannot write {self.path}: {error.__cause__ or error}",
-                        hint="The records are complete; remove the file to have it rebuilt from them.",
-                    ) from error
-                if time.monotonic() + wait_s > deadline:
-                    raise RunLockedError(
-                        f"{self.path} stayed locked by another process for {self.patience_s:g} s.",
-                        hint="Close what has it open, such as a database browser, and run the same command again.",
-                    ) from error
-            time.sleep(wait_s)
-            wait_s = min(2 * wait_s, longest_s)
 
 
 def _directions(names: Iterable[str]) -> list[StudyDirection]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from pydantic import TypeAdapter
-from safetensors.torch import save as save_tensors
 from torch import nn
 
 from autoprune.config.model import RunConfig
@@ -32,45 +30,33 @@ from autoprune.evaluation import (
     score,
 )
 from autoprune.evaluation.types import Evaluation, Latency
-from autoprune.groups import find_groups, prepare_model
-from autoprune.groups.architecture import architecture_to_json
+from autoprune.groups import find_groups, prepare_model, rebuild
+from autoprune.groups.architecture import architecture_from_json, architecture_to_json
 from autoprune.groups.types import ModelGroups
 from autoprune.policy import Policy, candidate_seed
 from autoprune.pruning import PrunedModel, Pruner, Recovery, as_recalibrated
-from autoprune.records import CandidateRecord, Fidelity, RecordStore
-from autoprune.runtimes import OnnxTemplate, Session, Target, open_session, parse_target
+from autoprune.records import CandidateRecord, Fidelity
+from autoprune.runtimes import CPU, OnnxTemplate, Session, Target, device_name, on_device, open_session, parse_target
+from autoprune.search.devices import training_devices
 from autoprune.search.executors.base import Job
 from autoprune.search.objectives import Objective, error_like, objectives_of, values_of
+from autoprune.search.outbox import Outbox
+from autoprune.search.ranks import Ranks
 from autoprune.search.rungs import RungWatch
+from autoprune.search.setup import Setup, blank_record, failure_of
+from autoprune.search.turns import TrainingTurn
+from autoprune.search.weights import set_weights, weights_of
 from autoprune.space import BoundSpace, load_space
-from autoprune.tasks import GuardedTask, TaskRef
+from autoprune.storage import parse_json
+from autoprune.tasks import GuardedTask
 from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import Evaluated, Inputs, Task
 
-GATE_STEPS = 10
 PROBE_UNITS = 512
 WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE = "plan.json"
 _EVALUATION = TypeAdapter(Evaluation)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What travels to a worker; everything else is built there once.
-
-    Args:
-        config: The run's configuration.
-        task: Reference to the task.
-        base: Directory that relative paths of the config start from.
-        directory: The run's directory.
-        dense_ms: Fixed latency of the dense model on the first target; None while it is being measured.
-    """
-
-    config: RunConfig
-    task: TaskRef
-    base: Path
-    directory: Path
-    dense_ms: float | None = None
+_log = logging.getLogger("autoprune")
 
 
 @dataclass
@@ -109,8 +95,19 @@ class Workbench:
         self.targets: tuple[Target, ...] = tuple(parse_target(t) for t in self.config.latency.targets)
         self.gate = HostGate()
         self.pruner = Pruner(self.model, self.groups, self.task, seed=self.config.search.seed, prepared=self.prepared)
+        self.outbox = Outbox(setup)
         self._template: OnnxTemplate | None = None
         self._dense: Dense | None = None
+
+    @cached_property
+    def devices(self) -> tuple[torch.device, ...]:
+        """What candidates train on, claimed on first use: a driver that only looks on takes no GPU from a worker."""
+        return training_devices(self.config.executor.gpus_per_worker, self.gate.directory)
+
+    @cached_property
+    def ranks(self) -> Ranks:
+        """The further processes that train a candidate where it has several devices, started with the first one."""
+        return Ranks(self.setup, self.user_task, self.devices)
 
     @property
     def template(self) -> OnnxTemplate:
@@ -145,6 +142,8 @@ class Workbench:
 
     def deploy(self, model: nn.Module, target: Target) -> Session:
         """Return a model as the target runs it, its outputs checked against the module's."""
+        if target.device != CPU.type:
+            _ = self.devices
         example = self.task.example_inputs(batch_size=target.batch)
         template = self.template if target.runtime == "onnxruntime" else None
         return open_session(model, target, example, template=template)
@@ -156,7 +155,7 @@ class Workbench:
 
     def latency_settings(self, target: Target, *, seed: int, rounds: int) -> LatencySettings:
         """Return how latency is measured on a target."""
-        return LatencySettings(rounds=rounds, threads=target.threads, seed=seed, gate=self.gate)
+        return LatencySettings(rounds=rounds, threads=target.threads, seed=seed, gate=self.gate, device=target.device)
 
     def time(self, session: Session, target: Target, *, seed: int, rounds: int) -> Latency:
         """Return the latency of a deployed model, interleaved with the dense one."""
@@ -184,7 +183,8 @@ class Workbench:
         """
         budget = self.config.recovery
         seed = candidate_seed(self.config.search.seed, policy.digest, repeat)
-        with _TrainingTurn(self.gate) as take_turns:
+        device, *others = self.devices_of(policy)
+        with TrainingTurn(self.gate, device) as take_turns:
 
             def on_step(model: nn.Module, step: int) -> None:
                 take_turns(model, step)
@@ -201,6 +201,8 @@ class Workbench:
                     seed=seed,
                     on_step=on_step,
                     on_report=None if watch is None else watch.on_report,
+                    device=device,
+                    train=self.ranks.train if others else None,
                 ),
             )
 
@@ -209,112 +211,139 @@ class Workbench:
         budget = self.config.recovery
         limit = min(budget.val_images or PROBE_UNITS, PROBE_UNITS)
 
+        device = next((p.device for p in model.parameters()), CPU)
+
         def predict(inputs: Inputs) -> Any:
+            args, kwargs = on_device(inputs, device)
             with torch.no_grad():
-                return self.task.structure(model(*inputs.args, **inputs.kwargs))
+                return on_device(self.task.structure(model(*args, **kwargs)), CPU)
 
         with as_recalibrated(model, self.task, limit=min(budget.proxy_images, PROBE_UNITS), seed=seed):
             scored = self.task.evaluate(predict, "val", limit=limit, seed=self.config.search.seed)
-            return error_like(self.task, scored.metrics), float(count_macs(model, self.example))
+            return error_like(self.task, scored.metrics), float(count_macs(model, on_device(self.example, device)))
+
+    def devices_of(self, policy: Policy) -> tuple[torch.device, ...]:
+        """Return what a policy's model trains on; nothing is trained where nothing is removed."""
+        return self.devices if policy.sparsity else (CPU,)
 
     def evaluate(
         self, model: nn.Module, *, seed: int, rounds: int, seconds: dict[str, float], targets: Sequence[Target] = ()
     ) -> Evaluation:
         """Measure a model: quality on val on the first target, latency on `targets` (all by default), and its cost."""
-        targets = targets or self.targets
-        with _timed(seconds, "deploy"):
-            sessions = {t.name: self.deploy(model, t) for t in targets}
-        with _timed(seconds, "quality"):
-            scored = self.score(sessions[self.targets[0].name])
-            quality = intervals(self.task, scored, seed=seed)
-            change = compare(self.task, scored, self.dense.scored, seed=seed)
-            cost = measure_cost(model, self.example)
-        with _timed(seconds, "latency"):
-            latency = {t.name: self.time(sessions[t.name], t, seed=seed, rounds=rounds) for t in targets}
-        return Evaluation({"val": quality}, latency, cost, change, dict(seconds))
+        sessions = self._sessions(model, targets or self.targets, seconds)
+        judged = self._judged(model, sessions, seed, seconds)
+        latency = self._latency(sessions, seed, rounds, seconds)
+        return replace(judged, latency=latency, seconds=dict(seconds))
 
     def run(self, job: Job) -> CandidateRecord:
-        """Evaluate a job and write its record; a candidate that fails is a record too."""
+        """Evaluate a job, or one half of it, and write its record; a candidate that fails is a record too."""
         with training_threads(self.config):
             return self._run(job)
 
     def _run(self, job: Job) -> CandidateRecord:
+        if job.stage == "train" and (done := self.outbox.unfinished(job.id)) is not None:
+            return done[0]
         started, cpu, seconds = time.monotonic(), time.process_time(), dict[str, float]()
         record = blank_record(self.setup, job)
         files: Mapping[str, bytes] = {}
         try:
-            record, pruned = self._attempt(job, record, seconds)
-            files = _weights(pruned) if job.fidelity == "full" else {}
+            if job.stage == "measure":
+                record, files = self._second_half(job, record, seconds)
+            else:
+                record = self._with_device(record, job)
+                record, files = self._attempt(job, record, seconds)
         except CandidateError as error:
             record = replace(record, failure=failure_of(error.reason, error.stage, str(error)))
         except (Exception, SystemExit) as error:
             record = replace(record, failure=failure_of("error", next(reversed(seconds), "prune"), describe(error)))
-        record = replace(record, seconds=time.monotonic() - started, cpu_seconds=time.process_time() - cpu)
-        RecordStore(self.setup.directory).write(record, files)
+        wall, busy = time.monotonic() - started, time.process_time() - cpu
+        record = replace(record, seconds=record.seconds + wall, cpu_seconds=record.cpu_seconds + busy)
+        self.outbox.write(record, files)
+        if job.stage == "measure":
+            self.outbox.forget(job.id)
         return record
 
     def _attempt(
         self, job: Job, record: CandidateRecord, seconds: dict[str, float]
-    ) -> tuple[CandidateRecord, PrunedModel]:
-        """Return the record of a job that is complete, or was stopped at a rung, and its model."""
+    ) -> tuple[CandidateRecord, Mapping[str, bytes]]:
+        """Return the record of a job that is complete, was stopped at a rung or is half done, and its model's files."""
         watch = None if job.rungs is None else RungWatch(job.rungs, partial(self.probe, seed=record.seed))
         with _timed(seconds, "prune"):
             pruned = self.prune(job.policy, job.fidelity, repeat=job.repeat, watch=watch)
+        files = _weights(pruned) if job.fidelity == "full" or job.stage == "train" else {}
         if watch is not None:
             record = replace(record, reports=tuple(watch.reports))
             if watch.ended_early(self.steps_of(job.policy, job.fidelity)):
                 cost = asdict(measure_cost(pruned.model, self.example))
-                return replace(record, state="stopped", evaluation={"cost": cost}), pruned
-        targets = self.targets if job.fidelity == "full" else self.targets[:1]
-        rounds = self.config.latency.rounds
+                return replace(record, state="stopped", evaluation={"cost": cost}), {}
+        if job.stage == "train":
+            sessions = self._sessions(pruned.model, self.targets[:1], seconds)
+            judged = self._judged(pruned.model, sessions, record.seed, seconds)
+            return replace(record, evaluation=asdict(replace(judged, seconds=dict(seconds)))), files
+        rounds, targets = self.config.latency.rounds, self._targets_of(job)
         evaluation = self.evaluate(pruned.model, seed=record.seed, rounds=rounds, seconds=seconds, targets=targets)
+        return self._completed(record, evaluation), files
+
+    def _second_half(
+        self, job: Job, record: CandidateRecord, seconds: dict[str, float]
+    ) -> tuple[CandidateRecord, Mapping[str, bytes]]:
+        """Return the complete record of a job whose first half another worker has done, and its model's files.
+
+        Where nothing intact of that is found, both halves are done here.
+        """
+        found = self.outbox.unfinished(job.id, (WEIGHTS_FILE, PLAN_FILE))
+        if found is None:
+            _log.warning("Candidate %s is trained again: nothing of its first half is found.", job.id)
+            record = self._with_device(record, job)
+            return self._attempt(replace(job, stage="all"), record, seconds)
+        first, files = found
+        model = rebuild(self.model, architecture_from_json(parse_json(files[PLAN_FILE])))
+        sessions = self._sessions(set_weights(model, files[WEIGHTS_FILE]), self._targets_of(job), seconds)
+        latency = self._latency(sessions, record.seed, self.config.latency.rounds, seconds)
+        judged = evaluation_of(first)
+        both = {**judged.seconds, **{name: judged.seconds.get(name, 0.0) + own for name, own in seconds.items()}}
+        record = replace(
+            record,
+            host=first.host,
+            device=first.device,
+            measured_on=platform.node(),
+            reports=first.reports,
+            seconds=first.seconds,
+            cpu_seconds=first.cpu_seconds,
+        )
+        completed = self._completed(record, replace(judged, latency=latency, seconds=both))
+        return completed, files if job.fidelity == "full" else {}
+
+    def _with_device(self, record: CandidateRecord, job: Job) -> CandidateRecord:
+        return replace(record, device=device_name(*self.devices_of(job.policy)))
+
+    def _targets_of(self, job: Job) -> tuple[Target, ...]:
+        return self.targets if job.fidelity == "full" else self.targets[:1]
+
+    def _sessions(self, model: nn.Module, targets: Sequence[Target], seconds: dict[str, float]) -> dict[str, Session]:
+        with _timed(seconds, "deploy"):
+            return {t.name: self.deploy(model, t) for t in targets}
+
+    def _judged(
+        self, model: nn.Module, sessions: Mapping[str, Session], seed: int, seconds: dict[str, float]
+    ) -> Evaluation:
+        """Return everything but latency."""
+        with _timed(seconds, "quality"):
+            scored = self.score(sessions[self.targets[0].name])
+            quality = intervals(self.task, scored, seed=seed)
+            change = compare(self.task, scored, self.dense.scored, seed=seed)
+            return Evaluation({"val": quality}, {}, measure_cost(model, self.example), change)
+
+    def _latency(
+        self, sessions: Mapping[str, Session], seed: int, rounds: int, seconds: dict[str, float]
+    ) -> dict[str, Latency]:
+        known = {t.name: t for t in self.targets}
+        with _timed(seconds, "latency"):
+            return {n: self.time(session, known[n], seed=seed, rounds=rounds) for n, session in sessions.items()}
+
+    def _completed(self, record: CandidateRecord, evaluation: Evaluation) -> CandidateRecord:
         values = values_of(self.objectives, evaluation, self.setup.dense_ms)
-        return replace(record, state="complete", values=values, evaluation=asdict(evaluation)), pruned
-
-
-class _TrainingTurn:
-    """Holds the host's shared lock while a candidate trains, and lets measurements in between every few steps."""
-
-    def __init__(self, gate: HostGate) -> None:
-        self._gate = gate
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Callable[[nn.Module, int], None]:
-        self._stack.enter_context(self._gate.shared())
-        return self._after_step
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def _after_step(self, model: nn.Module, step: int) -> None:
-        del model
-        if step % GATE_STEPS == GATE_STEPS - 1:
-            self._stack.close()
-            self._stack.enter_context(self._gate.shared())
-
-
-def blank_record(setup: Setup, job: Job) -> CandidateRecord:
-    """Return the record of a job before anything is known of it; its state is failed until it is complete."""
-    return CandidateRecord(
-        id=job.id,
-        number=job.number,
-        state="failed",
-        policy=job.policy.to_json(),
-        digest=job.policy.digest,
-        fidelity=job.fidelity,
-        seed=candidate_seed(setup.config.search.seed, job.policy.digest, job.repeat),
-        proposal=job.proposal,
-        predicted=job.predicted,
-        host=platform.node(),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        origin=job.origin,
-        repeat=job.repeat,
-    )
-
-
-def failure_of(reason: str, stage: str, message: str) -> dict[str, str]:
-    """Return why a candidate failed, as its record states it."""
-    return {"reason": reason, "stage": stage, "message": message}
+        return replace(record, state="complete", values=values, evaluation=asdict(evaluation))
 
 
 def evaluation_of(record: CandidateRecord) -> Evaluation:
@@ -323,9 +352,8 @@ def evaluation_of(record: CandidateRecord) -> Evaluation:
 
 
 def _weights(pruned: PrunedModel) -> dict[str, bytes]:
-    state = {k: v.detach().contiguous() for k, v in pruned.model.state_dict().items()}
     plan = json.dumps(architecture_to_json(pruned.architecture)).encode()
-    return {WEIGHTS_FILE: save_tensors(state), PLAN_FILE: plan}
+    return {WEIGHTS_FILE: weights_of(pruned.model), PLAN_FILE: plan}
 
 
 @contextmanager

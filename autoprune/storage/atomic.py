@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -18,9 +19,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from autoprune.errors import StorageError
+from autoprune.storage.faults import fault_point
 
 MANIFEST = "MANIFEST.json"
 _PREFIX = ".tmp-"
+_TEMPORARY = re.compile(re.escape(_PREFIX) + "[0-9a-f]{16}")
 
 
 @contextmanager
@@ -30,12 +33,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StorageError(
-            f"Cannot store {path}: {error.strerror or error} ({_free_bytes(path)} bytes free).",
+            f"Cannot store {path}: {error.strerror or error} ({free_bytes(path)} bytes free).",
             hint="Free disk space or make the directory writable, then run the same command again: it resumes.",
         ) from error
 
 
-def _free_bytes(path: Path) -> str:
+def free_bytes(path: Path) -> str:
+    """Return the free bytes of the file system of `path`, or of its nearest parent that exists, as text."""
     for parent in (path, *path.parents):
         try:
             return str(shutil.disk_usage(parent).free)
@@ -58,16 +62,23 @@ def write_file(path: Path, data: bytes) -> None:
                 fcntl.flock(handle, fcntl.LOCK_EX)
                 handle.write(data)
                 flush(handle)
+                fault_point("file-written", path.name)
                 temporary.replace(path)
+                fault_point("file-renamed", path.name)
         finally:
             temporary.unlink(missing_ok=True)
         fsync_directory(path.parent)
 
 
+def is_temporary(name: str) -> bool:
+    """Tell whether `name` is that of a temporary of this module."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
 def remove_stale(parent: Path) -> None:
     """Delete the temporaries in `parent` whose writers are dead."""
     with storage_errors(parent):
-        for entry in sorted(parent.glob(_PREFIX + 16 * "[0-9a-f]")):
+        for entry in sorted(p for p in parent.iterdir() if is_temporary(p.name)):
             if not entry.is_dir():
                 _remove_ownerless(entry)
             elif not entry.is_symlink() and _remove_ownerless(entry / MANIFEST):
@@ -126,6 +137,7 @@ def claim_directory(parent: Path) -> tuple[Path, BinaryIO]:
     while True:
         temporary = temporary_path(parent)
         temporary.mkdir()
+        fault_point("directory-made", parent.name)
         try:
             manifest = (temporary / MANIFEST).open("xb")
         except FileNotFoundError:  # another process took it for stale before it was locked

@@ -21,6 +21,7 @@ from autoprune.storage.atomic import (
     storage_errors,
     temporary_path,
 )
+from autoprune.storage.faults import fault_point
 from autoprune.storage.jsonio import dump_json, parse_json
 
 FORMAT_VERSION = "1.0"
@@ -69,14 +70,18 @@ def write_directory(path: Path, files: Mapping[str, Source], *, replace: bool = 
         temporary, manifest = claim_directory(path.parent)
         try:
             entries = {name: _write_source(temporary / name, files[name]) for name in sorted(files)}
+            fault_point("directory-filled", path.parent.name)
             manifest.write(manifest_bytes(entries))
             flush(manifest)
             fsync_directory(temporary)
+            fault_point("directory-written", path.parent.name)
             written = _publish(temporary, path, replace=replace)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
             manifest.close()
+        fault_point("directory-renamed", path.parent.name)
         fsync_directory(path.parent)
+        fault_point("directory-durable", path.parent.name)
         return written
 
 
@@ -92,7 +97,15 @@ def read_manifest(directory: Path) -> dict[str, FileEntry]:
     Raises:
         ValueError: The manifest is missing, altered, unsafe or of another format version.
     """
-    data = read_regular(directory / MANIFEST, limit=MANIFEST_LIMIT)
+    return parse_manifest(read_regular(directory / MANIFEST, limit=MANIFEST_LIMIT))
+
+
+def parse_manifest(data: bytes) -> dict[str, FileEntry]:
+    """Return what a manifest lists.
+
+    Raises:
+        ValueError: It is altered, unsafe or of another format version.
+    """
     document = parse_json(data)
     listed = document.get("files") if isinstance(document, dict) else None
     if not isinstance(listed, dict) or document.get("format_version") != FORMAT_VERSION:
@@ -137,6 +150,7 @@ def _publish(temporary: Path, path: Path, *, replace: bool) -> bool:
         return False
     aside = temporary_path(path.parent)
     path.rename(aside)
+    fault_point("directory-aside", path.parent.name)
     temporary.rename(path)
     shutil.rmtree(aside, ignore_errors=True)
     return True
@@ -147,6 +161,7 @@ def _write_source(path: Path, source: Source) -> FileEntry:
         with path.open("xb") as handle:
             handle.write(source)
             flush(handle)
+        fault_point("directory-file", path.name)
         return FileEntry(hashlib.sha256(source).hexdigest(), len(source))
     source(path)
     with path.open("rb") as handle:

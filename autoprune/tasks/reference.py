@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from autoprune.errors import TaskError
 from autoprune.registry import nearest
 from autoprune.tasks.failures import describe, user_code
-from autoprune.tasks.protocol import Task
+
+if TYPE_CHECKING:
+    from autoprune.tasks.protocol import Task
 
 FORM = "Write task: file.py:factory (relative to the config) or task: package.module:factory."
 REQUIRED = (

@@ -7,25 +7,41 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from autoprune.cli.console import show, write_json
 from autoprune.cli.options import DEFAULT_OUTPUT, AsJson, Output
+from autoprune.cli.ray_facts import ray_facts
 
 _PACKAGES = ("autoprune", "torch", "numpy", "optuna", "ray", "scikit-learn", "onnx", "onnxruntime", "torch-pruning")
 _CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "amx_bf16", "asimd", "sve")
 _MIB = 2**20
 
 
-def doctor(output: Output = DEFAULT_OUTPUT, as_json: AsJson = False) -> None:
-    """Print versions, devices, CPU features, threads, memory and free disk."""
-    found = {"versions": _versions(), "machine": _machine(), "torch": _torch(), "disk": _disk(output)}
+def doctor(
+    cluster: Annotated[
+        str | None, typer.Option("--cluster", metavar="auto|ADDRESS", help="Ray cluster to try; else the one found.")
+    ] = None,
+    output: Output = DEFAULT_OUTPUT,
+    as_json: AsJson = False,
+) -> None:
+    """Print versions, devices, CPU features, threads, memory, free disk, and whether a Ray cluster can be joined."""
+    found = {
+        "versions": _versions(),
+        "machine": _machine(),
+        "torch": _torch(),
+        "ray": ray_facts(cluster, os.environ),
+        "gate": _gate(),
+        "disk": _disk(output),
+    }
     if as_json:
         write_json(found)
         return
     from autoprune.cli.tables import plain_table
 
-    rows = [[f"{part}.{key}", _text(value)] for part, values in found.items() for key, value in values.items()]
+    rows = [[f"{part}.{key}", _text(part, value)] for part, values in found.items() for key, value in values.items()]
     show(plain_table(["what", "found"], rows))
 
 
@@ -76,6 +92,17 @@ def _torch() -> dict[str, Any]:
     }
 
 
+def _gate() -> dict[str, Any]:
+    """Return where the processes of this host agree on who measures."""
+    from autoprune.errors import OutputError
+    from autoprune.evaluation import HostGate
+
+    try:
+        return {"directory": str(HostGate().directory), "usable": "yes"}
+    except OutputError as error:
+        return {"directory": None, "usable": f"no: {error} {error.hint}"}
+
+
 def _disk(output: Path) -> dict[str, Any]:
     folder = output.absolute()
     while not folder.is_dir():
@@ -83,7 +110,9 @@ def _disk(output: Path) -> dict[str, Any]:
     return {"directory": str(output), "free_mib": shutil.disk_usage(folder).free // _MIB}
 
 
-def _text(value: Any) -> str:
+def _text(part: str, value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return "not installed" if value is None else str(value)
+    if value is None:
+        return "not installed" if part == "versions" else "none"
+    return str(value)

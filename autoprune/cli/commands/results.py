@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
-from autoprune.cli.console import show, write_json, write_text
+from autoprune.cli.console import note, show, write_json, write_text
 from autoprune.cli.options import DEFAULT_OUTPUT, AsJson, Output, RunName
+
+FRONT_FILE = "front.json"
 
 
 def rebuild_report(name: RunName, output: Output = DEFAULT_OUTPUT, as_json: AsJson = False) -> None:
-    """Rebuild report.html, front.csv and front.md from front.json and the records, and show the front."""
+    """Rebuild report.html, front.csv and front.md and show the front; exit 5 and partial.html where there is none."""
     from autoprune.cli.locate import locate_run
+
+    directory = locate_run(name, output)
+    if not (directory / FRONT_FILE).is_file():
+        _report_unfinished(directory, as_json=as_json)
     from autoprune.report import front_table, read_front, write_front
     from autoprune.report.html import write_report
 
-    directory = locate_run(name, output)
     front = read_front(directory)
     write_front(front, directory)
     write_report(directory)
@@ -25,6 +31,22 @@ def rebuild_report(name: RunName, output: Output = DEFAULT_OUTPUT, as_json: AsJs
         write_json(front.to_json())
     else:
         show(front_table(front))
+
+
+def _report_unfinished(directory: Path, *, as_json: bool) -> NoReturn:
+    """Write and show what is known of a run without a front, and exit."""
+    from autoprune.cli.tables import partial_tables
+    from autoprune.errors import PartialResultError
+    from autoprune.report.partial import PARTIAL_HTML
+    from autoprune.search.partial import report_unfinished
+
+    part = report_unfinished(directory)
+    if as_json:
+        write_json({"partial": True, **asdict(part)})
+    else:
+        show(*partial_tables(part))
+    note(f"partial report: {directory / PARTIAL_HTML}")
+    raise typer.Exit(PartialResultError.exit_code)
 
 
 def pick(

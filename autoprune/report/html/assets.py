@@ -48,9 +48,9 @@ def style() -> str:
 
 
 @functools.cache
-def template() -> str:
-    """Return the template of the page."""
-    return _static("report.html.j2")
+def template(name: str = "report.html.j2") -> str:
+    """Return the template of a page."""
+    return _static(name)
 
 
 def content_policy(scripts: Sequence[str], styles: Sequence[str]) -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, Fidelity, candidate_id
 from autoprune.search.rungs import Rungs
+
+Stage = Literal["all", "train", "measure"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Job:
         predicted: Objective -> what the predictor expects of it.
         repeat: Number of the recovery seed, from 0.
         rungs: When to look at it while it trains, and what others showed there; None = never.
+        stage: Which half of it to do: `train` leaves an unfinished candidate with everything but latency, `measure`
+            times that on another worker and finishes it.
     """
 
     number: int
@@ -34,6 +38,7 @@ class Job:
     predicted: Mapping[str, Any] = field(default_factory=dict)
     repeat: int = 0
     rungs: Rungs | None = None
+    stage: Stage = "all"
 
     @property
     def id(self) -> str:

@@ -1,24 +1,23 @@
-"""The local engine: in this process for one worker, a pool of processes for more."""
+"""The local engine: in this process for one worker without limits, else supervised processes of this machine."""
 
 from __future__ import annotations
 
-import multiprocessing
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
+from multiprocessing.connection import wait
 
-from autoprune.errors import AutopruneError
-from autoprune.records import CandidateRecord, RecordStore
+from autoprune.records import CandidateRecord
 from autoprune.search.executors.base import Job
-from autoprune.search.workbench import Setup, Workbench, blank_record, failure_of
-
-ATTEMPTS = 2
-
-_worker: dict[str, Workbench] = {}
+from autoprune.search.executors.retry import Retries
+from autoprune.search.executors.worker import POLL_SECONDS, Lost, WorkerProcess, close_all
+from autoprune.search.setup import Setup
+from autoprune.search.workbench import Workbench
 
 
 class InProcessExecutor:
-    """Runs each job in the caller's own process and thread, when it is collected."""
+    """Runs each job in the caller's own process and thread, when it is collected.
+
+    Args:
+        bench: What evaluates them.
+    """
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
@@ -42,11 +41,8 @@ class InProcessExecutor:
         self._waiting.clear()
 
 
-class ProcessPool:
-    """Runs jobs in worker processes, each of which builds the task once.
-
-    A worker that dies takes the pool with it: the pool is built again, what was under way is queued again once and
-    then recorded as failed.
+class LocalPool:
+    """Runs jobs in child processes, each of which builds the task once; one that is lost is replaced.
 
     Args:
         setup: What the workers build.
@@ -55,77 +51,65 @@ class ProcessPool:
 
     def __init__(self, setup: Setup, workers: int) -> None:
         self._setup = setup
-        self._workers = workers
-        self._others = set(multiprocessing.active_children())
-        self._pool = self._start()
-        self._running: dict[Future[CandidateRecord], Job] = {}
-        self._attempts: dict[str, int] = {}
+        self._retries = Retries(setup)
+        self._jobs: dict[WorkerProcess, Job] = {}
+        self._waiting: list[Job] = []
+        self._workers = [WorkerProcess(setup) for _ in range(workers)]
 
     @property
     def free(self) -> int:
         """Number of jobs that would start at once."""
-        return max(0, self._workers - len(self._running))
+        return max(0, len(self._workers) - len(self._jobs) - len(self._waiting))
 
     def submit(self, job: Job) -> None:
-        """Take a job."""
-        self._attempts[job.id] = self._attempts.get(job.id, 0) + 1
-        self._running[self._pool.submit(_run, job)] = job
+        """Take a job; it waits while all workers are busy."""
+        self._waiting.append(job)
+        self._dispatch()
 
     def collect(self) -> list[CandidateRecord]:
-        """Return the records finished since the last call, waiting for at least one while any job is under way."""
+        """Return the records finished since the last call, waiting for at least one while any job is under way.
+
+        Raises:
+            AutopruneError: A worker cannot build the task or write a record.
+        """
         records: list[CandidateRecord] = []
-        while self._running and not records:
-            done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            broken: list[Job] = []
-            for future in done:
-                job = self._running.pop(future)
-                try:
-                    records.append(future.result())
-                except BrokenProcessPool:
-                    broken.append(job)
-            if broken:
-                records += self._restart([*broken, *self._running.values()])
+        while self._jobs and not records:
+            busy = [w for w in self._workers if w in self._jobs]
+            wait([w.connection for w in busy] + [w.sentinel for w in busy], POLL_SECONDS)
+            for worker in busy:
+                answer = worker.poll()
+                if answer is not None:
+                    records += self._answered(worker, answer)
+            self._dispatch()
         return records
 
     def close(self) -> None:
-        """Stop the workers; jobs under way are abandoned."""
-        if not self._running:
-            self._pool.shutdown(wait=True)
-            return
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - self._others:
-            process.terminate()
-        self._running.clear()
+        """End the workers with all that they have started; jobs under way are abandoned."""
+        close_all(self._workers)
+        self._jobs.clear()
+        self._waiting.clear()
 
-    def _start(self) -> ProcessPoolExecutor:
-        return ProcessPoolExecutor(
-            max_workers=self._workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_build,
-            initargs=(self._setup,),
-        )
+    def _dispatch(self) -> None:
+        """Give the waiting jobs to idle workers, ready ones first; a dead one is replaced when its turn comes."""
+        idle = [w for w in self._workers if w not in self._jobs]
+        for worker in sorted(idle, key=lambda w: not (w.ready and w.alive))[: len(self._waiting)]:
+            taker = worker if worker.alive else self._replace(worker)
+            self._jobs[taker] = self._waiting.pop(0)
+            taker.submit(self._jobs[taker])
 
-    def _restart(self, lost: list[Job]) -> list[CandidateRecord]:
-        self._running.clear()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = self._start()
-        store, records = RecordStore(self._setup.directory), []
-        for job in lost:
-            if self._attempts[job.id] < ATTEMPTS:
-                self.submit(job)
-                continue
-            failure = failure_of("worker_lost", "worker", "The worker process died twice.")
-            record = replace(blank_record(self._setup, job), failure=failure)
-            store.write(record)
-            records.append(record)
-        return records
+    def _answered(self, worker: WorkerProcess, answer: CandidateRecord | Lost) -> list[CandidateRecord]:
+        """Return the record of a worker's job, or queue it again, first in line."""
+        job = self._jobs.pop(worker)
+        if isinstance(answer, CandidateRecord):
+            return [answer]
+        record = self._retries.settle(job, answer)
+        if record is None:
+            self._waiting.insert(0, job)
+            return []
+        return [record]
 
-
-def _build(setup: Setup) -> None:
-    _worker["bench"] = Workbench(setup)
-
-
-def _run(job: Job) -> CandidateRecord:
-    if "bench" not in _worker:
-        raise AutopruneError("The worker was not built.")
-    return _worker["bench"].run(job)
+    def _replace(self, worker: WorkerProcess) -> WorkerProcess:
+        worker.close()
+        fresh = WorkerProcess(self._setup)
+        self._workers[self._workers.index(worker)] = fresh
+        return fresh

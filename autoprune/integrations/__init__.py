@@ -1,0 +1,1 @@
+"""The search inside loops that others own."""
