@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 from test_search import load, run_dir
 
-from autoprune.errors import AutopruneError
 from autoprune.predictor.trust import Outcome, TrustLog
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument
-from autoprune.search import emit, run
 from autoprune.search.describe import TrustFigures, predictor_info, seed_spread_of
+from autoprune.search.run import run
 
 
 @pytest.fixture(scope="module")
@@ -109,14 +108,3 @@ def test_one_recovery_has_no_spread(finished: Finished) -> None:
     full = next(r for r in finished[1] if r.fidelity == "full" and r.number > 0)
     assert seed_spread_of([full]) == {}
     assert seed_spread_of([full, dataclasses.replace(full, repeat=1)])["accuracy"].std == 0.0
-
-
-def test_a_page_that_cannot_be_drawn_is_an_error_that_the_front_survives(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(directory: Path) -> None:
-        raise KeyError(directory.name)
-
-    monkeypatch.setattr(emit, "write_report", broken)
-    with pytest.raises(AutopruneError, match="KeyError"):
-        emit.write_page(tmp_path)

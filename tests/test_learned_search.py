@@ -14,9 +14,11 @@ from autoprune.config.model import RecoveryConfig
 from autoprune.errors import ConfigError
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument
-from autoprune.search import SilentCallback, check, read_status, run
+from autoprune.search import SilentCallback, read_status
 from autoprune.search.callbacks import Progress, RunInfo
+from autoprune.search.check import check
 from autoprune.search.directory import EVENTS_FILE, RunDirectory, read_events
+from autoprune.search.run import run
 
 TESTS = Path(__file__).parent
 CONFIG = """

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import random
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,46 +13,6 @@ from record_factory import RECORD, numbered
 from autoprune.errors import CandidateError, StorageError
 from autoprune.policy import candidate_seed
 from autoprune.records import CandidateRecord, RecordStore, Report, candidate_id, record_schema
-
-WRITER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from record_factory import numbered
-from autoprune.records import RecordStore
-store = RecordStore(Path(sys.argv[1]))
-number = int(sys.argv[3])
-numbered(number).to_json()
-print("ready", flush=True)
-while True:
-    record = numbered(number)
-    store.write(record, {"model.safetensors": bytes(20_000)})
-    print(record.id, flush=True)
-    number += 1
-"""
-
-FULL_DISK = """
-import json, resource, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from record_factory import numbered
-from autoprune.errors import StorageError
-from autoprune.records import RecordStore
-run = Path(sys.argv[1])
-hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-written, messages = [], []
-for number in range(100):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (number * 50, hard))
-    try:
-        RecordStore(run).write(numbered(number), {"extra.bin": bytes(3000)})
-        written.append(number)
-    except StorageError as error:
-        messages.append(str(error))
-resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-RecordStore(run).write(numbered(1000))
-loaded = [r.number for r in RecordStore(run).load_all()]
-print(json.dumps([written, messages, loaded, len(list((run / "candidates").iterdir()))]))
-"""
 
 
 def quarantined(store: RecordStore) -> list[str]:
@@ -164,45 +119,6 @@ def test_only_listed_files_of_a_candidate_can_be_read(tmp_path: Path, name: str)
         store.read_file(RECORD.id, name)
 
 
-def mutate(directory: Path, rng: random.Random) -> None:
-    path = rng.choice(sorted(directory.iterdir()))
-    data = bytearray(path.read_bytes())
-    kind = rng.choice(["flip", "truncate", "append", "delete", "swap", "foreign"])
-    if kind == "flip":
-        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
-    elif kind == "truncate":
-        del data[rng.randrange(len(data)) :]
-    elif kind == "append":
-        data += rng.randbytes(rng.randint(1, 9))
-    elif kind == "swap":
-        spot = next(i for i in range(rng.randrange(len(data) - 2), -1, -1) if data[i] != data[i + 1])
-        data[spot], data[spot + 1] = data[spot + 1], data[spot]
-    if kind == "delete":
-        path.unlink()
-    elif kind == "foreign":
-        (directory / f"new{rng.randrange(9)}").write_bytes(b"")
-    else:
-        path.write_bytes(data)
-
-
-def test_each_of_240_random_mutations_is_detected_and_warned_of_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    rng = random.Random(0)
-    store = RecordStore(tmp_path)
-    for number in range(250):
-        directory = store.write(numbered(number), {"plan.json": b"[1, 2]"})
-        if number < 240:
-            mutate(directory, rng)
-    with caplog.at_level(logging.WARNING, logger="autoprune"):
-        assert [r.number for r in store.load_all()] == list(range(240, 250))
-    assert len(caplog.records) == 240
-    caplog.clear()
-    assert len(store.load_all()) == 10
-    assert not caplog.records
-    assert len(quarantined(store)) == 240
-
-
 def test_a_record_under_another_name_or_behind_a_link_is_quarantined(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     store.write(numbered(0)).rename(store.directory / "other")
@@ -239,39 +155,6 @@ def test_an_intact_directory_whose_content_is_no_record_is_quarantined(tmp_path:
     write_directory(store.directory / "g", {"record.json": b" " * ((16 << 20) + 1)})
     assert store.load_all() == []
     assert len(quarantined(store)) == 7
-
-
-def test_after_sigkill_every_acknowledged_record_is_there_and_none_is_half(tmp_path: Path) -> None:
-    rng = random.Random(1)
-    store = RecordStore(tmp_path)
-    acknowledged: set[str] = set()
-    for kill in range(20):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent), str(1000 * kill)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.random() * 0.03)
-        process.kill()
-        acknowledged.update(process.communicate()[0].split("\n")[:-1])
-        assert acknowledged <= {r.id for r in store.load_all()}
-        assert not quarantined(store)
-        assert not list(store.directory.glob(".tmp-*"))
-    assert acknowledged
-
-
-def test_a_full_disk_is_one_clear_error_and_leaves_a_readable_run(tmp_path: Path) -> None:
-    out = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path), str(Path(__file__).parent)],
-        stdout=subprocess.PIPE,
-        check=True,
-        text=True,
-    )
-    written, messages, loaded, entries = json.loads(out.stdout)
-    assert len(messages) >= 50
-    assert written
-    assert loaded == [*written, 1000]
-    assert entries == len(loaded)
-    assert all("candidates/" in m and "bytes free" in m and "File too large" in m for m in messages)
 
 
 def test_a_record_conforms_to_the_published_schema() -> None:

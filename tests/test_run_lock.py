@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,64 +13,6 @@ import pytest
 
 from autoprune.errors import RunLockedError
 from autoprune.records import RunLock, read_owner
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from autoprune.errors import RunLockedError
-from autoprune.records import RunLock
-run = Path(sys.argv[1])
-while not (run / "go").exists():
-    time.sleep(0.001)
-try:
-    with RunLock(run, patience_s=0.3):
-        print("won", flush=True)
-        time.sleep(60)
-except RunLockedError as error:
-    print("lost", error, flush=True)
-"""
-
-
-def start(run: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True)
-
-
-def end(process: subprocess.Popen[str]) -> None:
-    process.kill()
-    process.communicate()
-
-
-def test_of_two_racing_processes_one_wins_and_the_other_is_told_who(tmp_path: Path) -> None:
-    for attempt in range(3):
-        run = tmp_path / str(attempt)
-        run.mkdir()
-        pair = [start(run), start(run)]
-        (run / "go").touch()
-        try:
-            lines = {p.pid: p.stdout.readline() for p in pair if p.stdout}
-        finally:
-            for process in pair:
-                end(process)
-        (winner,) = (pid for pid, line in lines.items() if line.startswith("won"))
-        (told,) = (line for line in lines.values() if line.startswith("lost"))
-        assert f"process {winner} on {socket.gethostname()}, started 20" in told
-
-
-def test_a_killed_owner_frees_the_directory(tmp_path: Path) -> None:
-    (tmp_path / "go").touch()
-    owner = start(tmp_path)
-    assert owner.stdout
-    assert owner.stdout.readline() == "won\n"
-    with pytest.raises(RunLockedError, match=f"process {owner.pid} "), RunLock(tmp_path, patience_s=0):
-        pass
-    os.kill(owner.pid, signal.SIGKILL)
-    started = time.monotonic()
-    with RunLock(tmp_path, patience_s=5):
-        assert time.monotonic() - started < 5
-        holder = read_owner(tmp_path)
-        assert holder is not None
-        assert holder.pid == os.getpid()
-    end(owner)
 
 
 def test_a_lock_given_back_names_nobody_and_can_be_taken_again(tmp_path: Path) -> None:

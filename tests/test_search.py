@@ -31,9 +31,10 @@ from autoprune.errors import (
 )
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument, Member, read_front
-from autoprune.search import SilentCallback, read_status, run
+from autoprune.search import SilentCallback, read_status
 from autoprune.search.callbacks import Progress, RunInfo
 from autoprune.search.directory import EVENTS_FILE, read_events
+from autoprune.search.run import run
 
 TESTS = Path(__file__).parent
 CONFIG = """

@@ -100,7 +100,8 @@ def test_a_proposal_that_is_not_optunas_is_named(proposal: dict[str, object]) ->
 def test_optuna_opens_the_index_with_all_trials_and_metric_names(index: StudyIndex, path: Path) -> None:
     records = [proposed(0), failed(1), proposed(2)]
     index.sync(records[:2])
-    index.add(records[2])
+    index.offer(records[2])
+    index.settle()
     study = loaded(path)
     assert study.metric_names == OBJECTIVES
     assert study.directions == DIRECTIONS
@@ -190,7 +191,8 @@ def test_a_database_that_comes_free_in_time_is_waited_for(path: Path) -> None:
     blocker.execute("BEGIN EXCLUSIVE")
     timer = threading.Timer(1.3, blocker.rollback)
     timer.start()
-    index.add(proposed(1))
+    index.offer(proposed(1))
+    index.settle()
     timer.join()
     blocker.close()
     index.close()
@@ -202,12 +204,14 @@ def test_a_database_that_stays_locked_is_a_temporary_error(index: StudyIndex, pa
     blocker = sqlite3.connect(path)
     blocker.execute("BEGIN EXCLUSIVE")
     started = time.monotonic()
-    with pytest.raises(RunLockedError) as caught:
-        index.add(proposed(1))
+    index.offer(proposed(1))
+    assert index.flush() == 1
+    with pytest.raises(RunLockedError, match="lacks 1 of 2 trials") as caught:
+        index.settle()
     assert caught.value.exit_code == 75
     assert time.monotonic() - started < 10
     blocker.close()
-    index.add(proposed(1))
+    index.settle()
     assert len(loaded(path).trials) == 2
 
 
@@ -242,3 +246,38 @@ def test_a_study_in_memory_announces_nothing(capfd: pytest.CaptureFixture[str], 
     index.sync([proposed(0)])
     assert capfd.readouterr() == ("", "")
     assert optuna.logging.get_verbosity() == level
+
+
+def test_a_database_that_is_locked_from_the_start_is_left_alone_and_catches_up(path: Path) -> None:
+    first = StudyIndex(path, "digits", DIRECTIONS, OBJECTIVES)
+    first.sync([proposed(0)])
+    first.close()
+    blocker = sqlite3.connect(path)
+    blocker.execute("BEGIN EXCLUSIVE")
+    index = StudyIndex(path, "digits", DIRECTIONS, OBJECTIVES)
+    started = time.monotonic()
+    index.sync([proposed(0), proposed(1)])
+    index.offer(proposed(2))
+    assert time.monotonic() - started < 5
+    blocker.close()
+    index.settle()
+    index.close()
+    assert [t.user_attrs["candidate_id"] for t in loaded(path).trials] == [numbered(n).id for n in range(3)]
+
+
+def test_a_trial_whose_value_was_altered_makes_it_rebuild(index: StudyIndex, path: Path) -> None:
+    index.sync([proposed(0), proposed(1)])
+    index.close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE trial_values SET value = 9.9 WHERE trial_id = 1")
+    database.close()
+    index.sync([proposed(0), proposed(1)])
+    assert [t.values for t in loaded(path).trials] == [[0.9, 1.5], [0.901, 1.5]]
+
+
+def test_a_database_that_is_damaged_while_it_is_open_is_built_again(index: StudyIndex, path: Path) -> None:
+    index.sync([proposed(n) for n in range(3)])
+    path.write_bytes(b"garbage" * 2000)
+    index.offer(proposed(3))
+    index.settle()
+    assert len(loaded(path).trials) == 4
