@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from autoprune.config import LoadedConfig, RunConfig, load_config
-from autoprune.errors import TaskError
+from autoprune.errors import ConfigError, TaskError
 from autoprune.policy import Policy
 from autoprune.records import CandidateRecord, Fidelity, RecordStore, RunLock
 from autoprune.search.check import load_checked_task, run_directory_of, setup_of
@@ -43,6 +43,11 @@ class PruningProblem:
 
     def __init__(self, config: str | Path | RunConfig, *, overrides: Sequence[str] = ()) -> None:
         loaded = _loaded(config) if isinstance(config, RunConfig) else load_config(config, overrides=overrides)
+        if loaded.config.executor.store is not None:
+            raise ConfigError(
+                f"executor.store is {loaded.config.executor.store}; with a loop of your own it must be null.",
+                hint="Put `output` on a file system that all nodes share.",
+            )
         directory = run_directory_of(loaded)
         directory.check()
         reference, task, notes = load_checked_task(loaded)
