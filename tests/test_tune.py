@@ -338,6 +338,11 @@ def test_our_sampler_serves_in_optuna_search(shared: PruningProblem, tmp_path: P
     assert flattened(after.suggest("t4")) not in chosen
 
 
+def test_results_in_a_store_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"executor\.store is s3://bucket"):
+        problem_of(tmp_path, executor={"store": "s3://bucket"})
+
+
 def test_a_front_scheduler_stops_what_lies_behind_the_front_at_its_iteration() -> None:
     scheduler = FrontScheduler(cost="macs")
 
