@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import common, latency_load, scaling, search_tasks
+from benchmarks.readme_scaling import latency_load_lines, scaling_lines
 from benchmarks.scaling_cluster import Durations, InBatches, utilisation
 from benchmarks.scaling_simulated import Plan, run_plan, time_to, volume_at
 from benchmarks.scaling_tune import Ended, Run, summary_of_engines
@@ -112,15 +113,17 @@ def test_a_curve_tells_its_value_and_when_it_reached_one() -> None:
 
 
 def test_overhead_is_what_the_evaluations_do_not_explain() -> None:
-    run = Run(100.0, [Ended(106.0, 1.0), Ended(107.0, 2.0), Ended(109.0, 3.0), Ended(110.0, 2.0)])
+    steady = [Ended(110.0 + 0.75 * n, 1.0) for n in range(20)]
+    run = Run(100.0, [*steady[:-1], Ended(steady[-1].at + 30.0, 1.0)])
     figures = run.figures(workers=2)
-    assert (figures["wall_s"], figures["start_s"], figures["evaluating_s"]) == (10.0, 5.0, 4.0)
+    assert (figures["start_s"], figures["evaluation_ms"]) == (9.0, 1_000.0)
     assert figures["overhead_ms_a_candidate"] == pytest.approx(250.0)
-    assert figures["overhead_with_start_ms_a_candidate"] == pytest.approx(1_500.0)
-    other = Run(0.0, [Ended(6.0, 1.0), Ended(17.0, 1.0)]).figures(workers=2)
+    assert figures["wall_s"] == pytest.approx(54.25)
+    assert figures["overhead_with_start_ms_a_candidate"] == pytest.approx(1e3 * (54.25 - 10.0) / 20, rel=1e-3)
+    other = Run(0.0, [Ended(6.0 * n, 1.0) for n in range(1, 11)]).figures(workers=2)
     summary = summary_of_engines([{"engine": "ours", **figures}, {"engine": "tune_function", **other}])
     assert summary["ours"]["times_ours"] == 1.0
-    assert summary["tune_function"]["times_ours"] == pytest.approx(22.0)
+    assert summary["tune_function"]["times_ours"] == pytest.approx(5.5 / 0.25)
 
 
 def worker_row(number: int, side: str, workers: int, rate: float) -> dict[str, Any]:
@@ -220,3 +223,23 @@ def test_latencies_are_within_five_percent_of_the_quiet_ones_of_their_session_or
     assert found["speedup"]["within_5%"] == 1.0
     assert summary["conditions"]["quiet"]["ms"]["within_5%"] == 1.0
     assert "foreign process" not in summary["conditions"]
+
+
+def test_tables_hold_the_figures_of_the_parts_that_were_measured() -> None:
+    rows = [simulated("asynchronous", 10.0, CURVE), simulated("synchronous", 10.0, [(2.0, 0.1), (8.0, 0.2)])]
+    summary = scaling.summarise(rows)
+    found = "\n".join(scaling_lines(summary))
+    assert "| 10 | 10 | 97.0% | 97.0% | 5.0 | 400 | 0.300, 0.350 | 0.100, 0.200 |" in found
+    assert "after 40% of the time with 10." in found
+    workers = [worker_row(0, side, n, n * 0.95) for side in ("executor", "plain training") for n in (1, 2)]
+    engines = [{"engine": "ours", **Run(0.0, [Ended(n + 1.0, 1.0) for n in range(1, 11)]).figures(2)}]
+    more = {**summary, "workers": summary_of_workers(workers), "tune": summary_of_engines(engines)}
+    assert "| 2.00x | 100% |" in "\n".join(scaling_lines(more))
+    assert "| autoprune, engine `ray` | 500.0 | 1.0 | 1.0 |" in "\n".join(scaling_lines(more))
+
+
+def test_the_table_of_latencies_tells_which_value_is_within() -> None:
+    rows = [latency_row("quiet", 0, 1.0), latency_row("1 own worker", 0, 1.2, clean=False)]
+    found = "\n".join(latency_load_lines(latency_load.summarise(rows)))
+    assert "| 1 own worker | 0% | 100% | 100% | 100% | 100% |" in found
+    assert "beside our own workers 100% are flagged, goal 20%" in found

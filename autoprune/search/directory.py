@@ -184,24 +184,32 @@ def _checksum(event: Mapping[str, Any]) -> int:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a log; what is no event, such as a torn last line, or was altered is passed over."""
+    """Return the events of a log; what is no event, such as a torn last line, or was altered is passed over.
+
+    Lines without a checksum count where an earlier version has written them: before all lines that have one.
+    """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
         return []
-    return [event for event in map(_event_of, lines) if event is not None]
+    found, checked = list[dict[str, Any]](), False
+    for line in lines:
+        event = _object_of(line)
+        if event is None:
+            continue
+        checked |= CHECKSUM in event
+        if not checked or event.pop(CHECKSUM, None) == _checksum(event):
+            found.append(event)
+    return found
 
 
-def _event_of(line: str) -> dict[str, Any] | None:
-    """Return the event that a line holds; lines without a checksum were written before there was one."""
+def _object_of(line: str) -> dict[str, Any] | None:
+    """Return the JSON object that a line holds, if it does."""
     try:
-        event = json.loads(line)
+        found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(event, dict):
-        return None
-    stated = event.pop(CHECKSUM, None)
-    return event if stated is None or stated == _checksum(event) else None
+    return found if isinstance(found, dict) else None
 
 
 def ended_well(path: Path) -> bool:

@@ -251,8 +251,9 @@ class StudyIndex:
                 self._rebuild()
                 self._advance(may_go_on)
                 return
+            why = " ".join(str(_chain(error)[-1]).split())
             raise StorageError(
-                f"Cannot store {self.path}: {error.__cause__ or error} ({free_bytes(self.path)} bytes free).",
+                f"Cannot store {self.path}: {why} ({free_bytes(self.path)} bytes free).",
                 hint="The records are complete; remove the file to have it rebuilt from them.",
             ) from error
         self._retry = 0.0, _WAIT_S[0]
@@ -355,13 +356,17 @@ def _directions(names: Iterable[str]) -> list[StudyDirection]:
     return [StudyDirection[name.upper()] for name in names]
 
 
-def _says(error: BaseException | None, phrases: Iterable[str]) -> bool:
+def _chain(error: BaseException) -> list[BaseException]:
+    """Return an error and what caused it, the first cause last."""
+    found = [error]
+    while (cause := found[-1].__cause__ or found[-1].__context__) is not None:
+        found.append(cause)
+    return found
+
+
+def _says(error: BaseException, phrases: Iterable[str]) -> bool:
     """Tell whether an error or one that caused it holds any of the phrases."""
-    while error is not None:
-        if any(phrase in str(error) for phrase in phrases):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(phrase in str(one) for one in _chain(error) for phrase in phrases)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ import run_factory
 import sampler_cases
 import tiny
 import torch
+from record_factory import numbered
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.artifacts import FORMATS
@@ -198,6 +199,16 @@ def let_clock_jump() -> None:
     time.time = lambda: real() + jump()
     for package in ("autoprune", "optuna", "datetime"):
         replace_everywhere(datetime, Jumping, within=package)
+
+
+def write_records(run: str, first: int) -> None:
+    """Write records without end, and tell of each once it is acknowledged."""
+    store = RecordStore(Path(run))
+    print("ready", flush=True)
+    for number in itertools.count(first):
+        record = numbered(number)
+        store.write(record, {"model.safetensors": bytes(20_000)})
+        print(record.id, flush=True)
 
 
 def hold_lock(run: str, patience_s: float) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from checks import Watched
 from stage import Stage
 
 
@@ -16,6 +17,14 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """Return where acts are played."""
     with Stage(tmp_path_factory.mktemp("stage")) as opened:
         yield opened
+
+
+@pytest.fixture(scope="session")
+def undisturbed(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Return a small run that nothing happened to."""
+    run = Watched(stage, tmp_path_factory.mktemp("undisturbed"))
+    run.finish()
+    return run
 
 
 @pytest.fixture

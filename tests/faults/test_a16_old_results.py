@@ -88,11 +88,15 @@ def test_the_models_of_an_old_run_are_whole_and_score_as_they_did(run: Path) -> 
         assert scored.metrics["accuracy"] == pytest.approx(before, abs=0.02)
 
 
-def test_an_old_run_is_finished_for_its_own_command_and_goes_on_with_a_larger_budget(stage: Stage, run: Path) -> None:
-    before, front = finished_records(run), read_front(run)
+def test_an_old_run_is_finished_for_its_own_command(stage: Stage, run: Path) -> None:
     events = (run / "events.jsonl").read_bytes()
     called(stage, run, "search", "run.yaml")
     assert (run / "events.jsonl").read_bytes() == events
+
+
+@pytest.mark.slow
+def test_an_old_run_goes_on_with_a_larger_budget_and_is_kept_from_another_target(stage: Stage, run: Path) -> None:
+    before, front = finished_records(run), read_front(run)
     config = str(run.parent.parent / "run.yaml")
     overrides = [f"output={run.parent}", "search.budget.evaluations=7", "latency.targets=[torch-eager-fp32-b4-t1]"]
     status, said = stage.play("search", config=config, overrides=overrides, traced=False)

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checks import Watched, assert_whole, differences, finished_records
+from checks import Watched, assert_whole, differences, essence, finished_records
 from stage import SIGKILLED, Stage
 
 from autoprune.records import RecordStore
 from autoprune.records.store import QUARANTINE
-
-EVALUATIONS = 24
 
 
 class Driver:
@@ -27,7 +25,7 @@ class Driver:
     def __init__(self, stage: Stage, folder: Path, **settings: Any) -> None:
         self.stage = stage
         self.run, self.log = folder / "run", folder / "journal"
-        self.settings = {"evaluations": EVALUATIONS, **settings}
+        self.settings = {"evaluations": 24, **settings}
         self.kills = 0
 
     def journal(self) -> tuple[Counter[str], Counter[str]]:
@@ -61,11 +59,11 @@ class Driver:
         begun, _ = self.journal()
         records = RecordStore(self.run).load_all()
         assert set(begun) == {r.id for r in records}
-        assert len({r.digest for r in records}) == len(records) == EVALUATIONS
+        assert len({r.digest for r in records}) == len(records) == self.settings["evaluations"]
         return [(r.number, r.digest) for r in records]
 
 
-def kill_often(stage: Stage, folder: Path, kills: int, seed: int) -> int:
+def kill_often(stage: Stage, folder: Path, kills: int, seed: int, *, evaluations: int = 24) -> int:
     """Kill runs of every kind at random moments until `kills` of them have hit; return their number."""
     rng, done, runs = random.Random(seed), 0, 0
     kinds = [("autoprune", 1), ("random", 1), ("autoprune", 3)]
@@ -75,11 +73,12 @@ def kill_often(stage: Stage, folder: Path, kills: int, seed: int) -> int:
         if sampler not in undisturbed:
             (folder / sampler).mkdir()
             started = time.monotonic()
-            found = Driver(stage, folder / sampler, sampler=sampler).candidates()
+            found = Driver(stage, folder / sampler, sampler=sampler, evaluations=evaluations).candidates()
             undisturbed[sampler] = found, time.monotonic() - started
         expected, seconds = undisturbed[sampler]
         (folder / str(runs)).mkdir()
-        driver = Driver(stage, folder / str(runs), sampler=sampler, workers=workers)
+        settings = {"sampler": sampler, "workers": workers, "evaluations": evaluations}
+        driver = Driver(stage, folder / str(runs), **settings)
         while done + driver.kills < kills and driver.call(rng.uniform(0.0, 0.6 * seconds)) == SIGKILLED:
             pass
         found = driver.candidates()
@@ -90,7 +89,7 @@ def kill_often(stage: Stage, folder: Path, kills: int, seed: int) -> int:
 
 
 def test_killed_15_times_a_run_of_quick_candidates_loses_and_repeats_none(stage: Stage, ram: Path) -> None:
-    assert kill_often(stage, ram, 15, seed=0) == 15
+    assert kill_often(stage, ram, 15, seed=0, evaluations=14) == 15
 
 
 @pytest.mark.slow
@@ -99,29 +98,28 @@ def test_killed_200_times_a_run_of_quick_candidates_loses_and_repeats_none(stage
     assert kill_often(stage, ram, 200, seed=1) == 200
 
 
-def kill_end_to_end(stage: Stage, folder: Path, kills: int, seed: int, **settings: Any) -> int:
+def kill_end_to_end(stage: Stage, folder: Path, kills: int, expected: dict[str, Any], **settings: Any) -> int:
     """Kill `autoprune search` of a real network at random moments; every end is that of the undisturbed run."""
-    rng, done, runs = random.Random(seed), 0, 0
-    (folder / "undisturbed").mkdir()
-    undisturbed = Watched(stage, folder / "undisturbed", settings=settings)
-    started = time.monotonic()
-    expected = undisturbed.finish()
-    seconds = time.monotonic() - started
+    rng, done, runs = random.Random(kills), 0, 0
     while done < kills:
         (folder / str(runs)).mkdir()
         run = Watched(stage, folder / str(runs), settings=settings)
-        while done < kills and run.call(kill_after_s=rng.uniform(0.0, seconds))[0] == SIGKILLED:
+        while done < kills and run.call(kill_after_s=rng.uniform(0.0, 4.0 if settings else 1.5))[0] == SIGKILLED:
             done += 1
         assert differences(run.finish(), expected) == []
         runs += 1
     return done
 
 
-def test_killed_3_times_a_search_ends_with_the_front_of_the_undisturbed_one(stage: Stage, ram: Path) -> None:
-    assert kill_end_to_end(stage, ram, 3, seed=0) == 3
+def test_killed_3_times_a_search_ends_with_the_front_of_the_undisturbed_one(
+    stage: Stage, undisturbed: Watched, ram: Path
+) -> None:
+    assert kill_end_to_end(stage, ram, 3, essence(undisturbed.directory)) == 3
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_killed_20_times_a_search_ends_with_the_front_of_the_undisturbed_one(stage: Stage, ram: Path) -> None:
-    assert kill_end_to_end(stage, ram, 20, seed=1, exports=True) == 20
+    (ram / "undisturbed").mkdir()
+    expected = Watched(stage, ram / "undisturbed", settings={"exports": True}).finish()
+    assert kill_end_to_end(stage, ram, 20, expected, exports=True) == 20

@@ -28,6 +28,7 @@ from autoprune.search.finalists import choose_finalists
 from autoprune.search.genome import Genome
 from autoprune.search.objectives import constraints_of
 from autoprune.search.observations import observe
+from autoprune.search.outbox import Outbox
 from autoprune.search.study import trial_of
 from autoprune.search.workbench import Workbench
 from autoprune.tasks import TaskRef
@@ -79,6 +80,7 @@ def test_what_cannot_be_fails_its_candidate_and_is_learnt_from_by_nobody(
     monkeypatch.setattr(workbench, "measure_latency", replayed_latency)
     spoil(monkeypatch, bench, place, VALUES[kind])
     bench.setup = replace(bench.setup, directory=bench.setup.directory / f"{place}-{kind}", dense_ms=1.0)
+    bench.outbox = Outbox(bench.setup)
     record = bench.run(Job(1, bench.space.policy_of(params), "proxy", proposal))
     assert [r.id for r in RecordStore(bench.setup.directory).load_all()] == [record.id]
     seen = observe([trial_of(record)], Genome(bench.space), [o.name for o in bench.objectives])

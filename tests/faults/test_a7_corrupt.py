@@ -71,13 +71,6 @@ def altered(data: bytearray, kind: str, rng: random.Random) -> bytes:
     return bytes(data)
 
 
-@pytest.fixture(scope="module")
-def finished(stage: Stage, tmp_path_factory: pytest.TempPathFactory) -> Watched:
-    run = Watched(stage, tmp_path_factory.mktemp("finished"))
-    run.finish()
-    return run
-
-
 def copies(source: Path, folder: Path, count: int) -> Iterator[Path]:
     """Yield fresh copies of a file or a directory, one at a time at the same path."""
     target = folder / source.name
@@ -133,9 +126,9 @@ def check_events(run: Path, folder: Path, count: int, rng: random.Random) -> Non
     before = read_events(run / EVENTS_FILE)
     for file in copies(run / EVENTS_FILE, folder, count):
         mutate(file, rng)
-        found = read_events(file)
-        assert all(found.count(event) <= before.count(event) or event in before for event in found)
-        assert sum(event not in before for event in found) == 0
+        strange = [event for event in read_events(file) if event not in before]
+        assert strange in ([], strange[:1])  # a line before the first checksum is that of an earlier version
+        assert all(before[0].items() <= event.items() for event in strange)
         assert ended_well(file) in (True, False)
         assert all(0.0 <= seconds < 600.0 for seconds in total_times(file))
         log = EventLog(file)
@@ -211,33 +204,35 @@ def alter_files(share: Share, run: Watched, folder: Path, caplog: pytest.LogCapt
 
 
 def test_each_of_200_altered_files_is_found_or_harmless(
-    finished: Watched, ram: Path, caplog: pytest.LogCaptureFixture
+    undisturbed: Watched, ram: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert alter_files(SHORT, finished, ram, caplog) == 200
+    assert alter_files(SHORT, undisturbed, ram, caplog) == 200
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_each_of_2000_altered_files_is_found_or_harmless(
-    finished: Watched, ram: Path, caplog: pytest.LogCaptureFixture
+    undisturbed: Watched, ram: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert alter_files(LONG, finished, ram, caplog) == 2000
+    assert alter_files(LONG, undisturbed, ram, caplog) == 2000
 
 
-def alter_runs(stage: Stage, finished: Watched, folder: Path, runs: int) -> None:
+def alter_runs(stage: Stage, undisturbed: Watched, folder: Path, runs: int) -> None:
     """Alter several files of a finished run at once; the same command makes good what is lost and nothing else."""
-    expected, before = essence(finished.directory), finished_records(finished.directory)
+    expected, before = essence(undisturbed.directory), finished_records(undisturbed.directory)
     rng = random.Random(1)
     for number in range(runs):
         (folder / str(number)).mkdir()
         run = Watched(stage, folder / str(number))
-        shutil.copytree(finished.directory, run.directory)
+        shutil.copytree(undisturbed.directory, run.directory)
         kept = {"config.yaml", "environment.json", "run.lock"}
         files = [p for p in sorted(run.directory.rglob("*")) if p.is_file() and p.name not in kept]
         for path in rng.sample(files, 4):
             mutate(path, rng)
         lost = {name for name in before if verify_directory(run.directory / "candidates" / name)}
-        status, said = stage.play("search", config=str(finished.config), overrides=[f"output={run.directory.parent}"])
+        status, said = stage.play(
+            "search", config=str(undisturbed.config), overrides=[f"output={run.directory.parent}"]
+        )
         assert status == 0, said
         assert "Traceback" not in said
         assert_whole(run.directory)
@@ -250,13 +245,15 @@ def alter_runs(stage: Stage, finished: Watched, folder: Path, runs: int) -> None
         assert [r.fidelity for r in RecordStore(run.directory).load_all()].count("short") == 4
 
 
-def test_a_run_with_altered_files_is_made_whole_by_the_same_command(stage: Stage, finished: Watched, ram: Path) -> None:
-    alter_runs(stage, finished, ram, 2)
+def test_a_run_with_altered_files_is_made_whole_by_the_same_command(
+    stage: Stage, undisturbed: Watched, ram: Path
+) -> None:
+    alter_runs(stage, undisturbed, ram, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_30_runs_with_altered_files_are_made_whole_by_the_same_command(
-    stage: Stage, finished: Watched, ram: Path
+    stage: Stage, undisturbed: Watched, ram: Path
 ) -> None:
-    alter_runs(stage, finished, ram, 30)
+    alter_runs(stage, undisturbed, ram, 30)

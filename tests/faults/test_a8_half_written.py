@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,37 +13,19 @@ from stage import SIGKILLED, Stage
 from autoprune.errors import StorageError
 from autoprune.records import RecordStore
 
-TESTS = Path(__file__).resolve().parent.parent
-WRITER = """
-import sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from record_factory import numbered
-from autoprune.records import RecordStore
-store = RecordStore(Path(sys.argv[1]))
-number = int(sys.argv[3])
-numbered(number).to_json()
-print("ready", flush=True)
-while True:
-    record = numbered(number)
-    store.write(record, {"model.safetensors": bytes(20_000)})
-    print(record.id, flush=True)
-    number += 1
-"""
 
-
-def test_after_sigkill_every_acknowledged_record_is_there_and_none_is_half(tmp_path: Path) -> None:
+def test_after_sigkill_every_acknowledged_record_is_there_and_none_is_half(stage: Stage, tmp_path: Path) -> None:
     rng = random.Random(1)
     store = RecordStore(tmp_path)
     acknowledged: set[str] = set()
     for kill in range(20):
-        command = [sys.executable, "-c", WRITER, str(tmp_path), str(TESTS), str(1000 * kill)]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(rng.random() * 0.03)
-        process.kill()
-        acknowledged.update(process.communicate()[0].split("\n")[:-1])
+        writer = stage.start("write_records", run=str(tmp_path), first=1000 * kill)
+        while not writer.out.read_text():
+            time.sleep(0.001)
+        time.sleep(rng.random() * 0.05)
+        writer.kill()
+        writer.wait()
+        acknowledged.update(writer.out.read_text().split("\n")[1:-1])
         assert acknowledged <= {r.id for r in store.load_all()}
         assert not (store.directory / ".quarantine").exists()
         assert not list(store.directory.glob(".tmp-*"))
