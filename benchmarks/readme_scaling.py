@@ -10,7 +10,6 @@ Summary = Mapping[str, Any]
 ENGINES = {
     "ours": "autoprune, engine `ray`",
     "tune_class_reused": "Ray Tune, class API, reused actors",
-    "tune_class_reused_bare": "the same without its loggers and state files",
     "tune_function": "Ray Tune, function API",
 }
 

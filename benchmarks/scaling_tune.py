@@ -2,15 +2,14 @@
 
 All evaluate 100 candidates that Optuna's random sampler draws from the same space. Ours and Tune's class API with
 reused actors do the same work in them: they build the task once a worker, evaluate next to nothing and write a record.
-Tune's function API starts a process a trial; it is spared the task, and returns at once. Tune runs as it comes, but
-silently; `bare`, without its loggers and its state files too. All files lie in memory where the system has a place.
+Tune's function API starts a process a trial; it is spared the task, and returns at once. All files lie in memory where
+the system has a place for that. The time begins on a running Ray session.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,16 +38,11 @@ from autoprune.search.workbench import Workbench
 from autoprune.tasks import TaskRef
 from benchmarks.common import ROOT, rounded
 
-ENGINES = ("ours", "tune_class_reused", "tune_class_reused_bare", "tune_function")
+ENGINES = ("ours", "tune_class_reused", "tune_function")
 CANDIDATES = 100
 WORKERS = 2
 SEED = 0
 MEMORY = Path("/dev/shm")
-BARE = {
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
-}
 
 
 @dataclass(frozen=True)
@@ -134,10 +128,8 @@ def measure_engine(engine: str, candidates: int) -> dict[str, Any]:
     runs: Mapping[str, Callable[[Setup, int], Run]] = {
         "ours": run_ours,
         "tune_class_reused": run_tune_class,
-        "tune_class_reused_bare": run_tune_class,
         "tune_function": run_tune_function,
     }
-    os.environ.update(BARE if engine.endswith("_bare") else {})
     load = psutil.getloadavg()[0]
     memory = MEMORY if MEMORY.is_dir() else None
     with tempfile.TemporaryDirectory(dir=memory) as folder, _ray(), quiet_optuna():

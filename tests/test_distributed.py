@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,9 @@ from hypothesis import strategies as st
 from team_task import FAIL, NAN, NOTES
 
 from autoprune.config.model import RunConfig
+from autoprune.errors import CandidateError
 from autoprune.policy import Policy, Strategy
+from autoprune.pruning import Team, distributed
 from autoprune.pruning.distributed import share_of
 from autoprune.runtimes import CPU
 from autoprune.search.executors.base import Job
@@ -123,6 +126,18 @@ def test_a_process_that_fails_fails_the_candidate_and_the_next_one_trains(team: 
     until(lambda: not psutil.pid_exists(other), seconds=10.0)
     assert pids(team) == []
     assert team.run(job(6)).state == "complete"
+
+
+def test_a_team_that_does_not_come_together_fails_the_candidate_and_the_next_one_trains(
+    team: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined = distributed._joined(Team(0, 2, tmp_path / "meeting"), torch.device("cpu"))
+    with monkeypatch.context() as patch:
+        patch.setattr(distributed, "PATIENCE", timedelta(seconds=1))
+        with pytest.raises(CandidateError, match="come together") as caught:
+            joined.__enter__()
+    assert caught.value.stage == "recover"
+    assert team.run(job(5)).state == "complete"
 
 
 def test_a_loss_that_is_not_finite_in_one_share_diverges_for_all(team: Workbench) -> None:

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from autoprune.errors import CandidateError
 from autoprune.pruning.recovery import fine_tune
 from autoprune.tasks import GuardedTask
 from autoprune.tasks.base import map_tensors, tensors_of
@@ -136,20 +137,36 @@ class _Part:
 
 @contextmanager
 def _joined(team: Team, device: torch.device) -> Iterator[None]:
-    """Belong to a process group as long as the context lasts; its traffic stays on the host."""
+    """Belong to a process group as long as the context lasts; its traffic stays on the host.
+
+    Raises:
+        CandidateError: Another process does not join.
+    """
     for name, value in LOOPBACK.items():
         os.environ.setdefault(name, value)
-    dist.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo",
-        init_method=f"file://{team.meeting}",
-        rank=team.rank,
-        world_size=team.size,
-        timeout=PATIENCE,
-    )
     try:
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            init_method=f"file://{team.meeting}",
+            rank=team.rank,
+            world_size=team.size,
+            timeout=PATIENCE,
+        )
+    except RuntimeError as error:
+        _forget_groups()
+        problem = str(error).splitlines()[0]
+        raise CandidateError(f"The team does not come together: {problem}", reason="error", stage="recover") from error
+    try:
+        dist.all_reduce(torch.zeros((), device=device))  # none may fail and leave before all have joined
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _forget_groups() -> None:
+    """Reset torch's count of groups, which a failed start leaves behind and by which processes find each other."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.destroy_process_group()
 
 
 def _cut(value: Any, count: int, part: slice) -> Any:

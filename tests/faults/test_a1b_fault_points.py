@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import timeit
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checks import Watched, differences
 from stage import SIGKILLED, Stage
+
+from autoprune.storage.faults import VARIABLE, fault_point
 
 POINTS = {
     "lock-taken": 1,
@@ -47,6 +53,18 @@ POINTS = {
 SMALL = ("search.budget.evaluations=2", "search.budget.proxy_evaluations=2")
 FIRST = {"directory-aside.front": "front-written"}
 """Point that is only passed by a call that goes on behind another point."""
+
+
+WRITE = (
+    "import sys; from pathlib import Path; from autoprune.storage import write_file; write_file(Path(sys.argv[1]), b'')"
+)
+
+
+def test_a_fault_point_kills_the_process_whose_environment_names_it_and_costs_others_nothing(tmp_path: Path) -> None:
+    for name, status in (("file-written.other", 0), ("file-written.mine:2", 0), ("file-written.mine", SIGKILLED)):
+        command = [sys.executable, "-c", WRITE, str(tmp_path / "mine")]
+        assert subprocess.run(command, check=False, env={**os.environ, VARIABLE: name}).returncode == status
+    assert min(timeit.repeat(lambda: fault_point("file-written", "mine"), number=10_000, repeat=5)) < 10_000 * 1e-6
 
 
 @pytest.fixture(scope="module")
