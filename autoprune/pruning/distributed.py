@@ -153,7 +153,7 @@ def _joined(team: Team, device: torch.device) -> Iterator[None]:
             timeout=PATIENCE,
         )
     except RuntimeError as error:
-        _forget_groups()
+        _forget_groups(team.meeting.with_suffix(".alone"))
         problem = str(error).splitlines()[0]
         raise CandidateError(f"The team does not come together: {problem}", reason="error", stage="recover") from error
     try:
@@ -163,9 +163,9 @@ def _joined(team: Team, device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def _forget_groups() -> None:
+def _forget_groups(meeting: Path) -> None:
     """Reset torch's count of groups, which a failed start leaves behind and by which processes find each other."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=0, world_size=1)
     dist.destroy_process_group()
 
 
