@@ -148,7 +148,9 @@ class ExecutorConfig(Section):
         None, min_length=1, description="Ray resource of the hosts that measure latency; null = where it was trained."
     )
     threads: PositiveInt | None = Field(
-        None, le=1024, description="Threads that train one candidate; null = cores / workers. Small models: 1."
+        None,
+        le=1024,
+        description="Threads that train a candidate; null = cores / workers; on a cluster cpus_per_worker.",
     )
 
 

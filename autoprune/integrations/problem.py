@@ -18,8 +18,7 @@ from autoprune.records import CandidateRecord, Fidelity, RecordStore, RunLock
 from autoprune.search.check import load_checked_task, run_directory_of, setup_of
 from autoprune.search.directory import RunDirectory
 from autoprune.search.executors.base import Job
-from autoprune.search.executors.shipping import Parcel, unmark, wrap
-from autoprune.search.executors.tune import with_reserved_threads
+from autoprune.search.executors.shipping import Parcel, unmark, with_reserved_threads, wrap
 from autoprune.search.loop import Phase
 from autoprune.search.objectives import Objective, constraints_of
 from autoprune.search.phases import PhaseMaker

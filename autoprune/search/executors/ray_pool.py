@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -24,7 +24,7 @@ from autoprune.search.executors.base import Job
 from autoprune.search.executors.cluster import Cluster, Node
 from autoprune.search.executors.ray_worker import CONTROL, Arrival, RayWorker
 from autoprune.search.executors.retry import STARTS, Retries
-from autoprune.search.executors.shipping import Parcel, unmark, wrap
+from autoprune.search.executors.shipping import Parcel, unmark, with_reserved_threads, wrap
 from autoprune.search.executors.worker import Lost
 from autoprune.search.setup import Setup
 
@@ -68,7 +68,7 @@ class RayPool:
     def __init__(self, setup: Setup, resource: str | None = None) -> None:
         self._retries = Retries(setup)
         self._wanted = setup.config.search.workers
-        self._parcel = wrap(_with_threads(setup))
+        self._parcel = wrap(setup if setup.config.executor.address is None else with_reserved_threads(setup))
         try:
             self._cluster = Cluster(setup, resource)
         except BaseException:
@@ -262,16 +262,6 @@ def _actor_maker(parcel: Parcel, share: Mapping[str, float]) -> Callable[[], Any
     }
     maker = ray.remote(**options)(RayWorker)
     return lambda: maker.remote(parcel)
-
-
-def _with_threads(setup: Setup) -> Setup:
-    """Return a setup whose workers train with the cores that they reserve of a cluster."""
-    executor = setup.config.executor
-    if executor.threads is not None or executor.address is None:
-        return setup
-    threads = {"threads": max(1, int(executor.cpus_per_worker))}
-    config = setup.config.model_copy(update={"executor": executor.model_copy(update=threads)})
-    return replace(setup, config=config)
 
 
 def _kill(member: Member) -> None:

@@ -63,6 +63,14 @@ def wrap(setup: Setup) -> Parcel:
     return Parcel(absolute, setup.task.sha256, mark, Path.cwd(), _versions())
 
 
+def with_reserved_threads(setup: Setup) -> Setup:
+    """Return a setup whose workers train with the cores that they reserve, unless it says with how many."""
+    executor = setup.config.executor
+    threads = executor.threads or max(1, int(executor.cpus_per_worker))
+    config = setup.config.model_copy(update={"executor": executor.model_copy(update={"threads": threads})})
+    return replace(setup, config=config)
+
+
 def unmark(parcel: Parcel) -> None:
     """Take the mark away."""
     (parcel.setup.directory / MARK_FILE).unlink(missing_ok=True)

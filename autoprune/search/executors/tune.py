@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import replace
 from multiprocessing.connection import wait
 from typing import Any
 
@@ -33,13 +32,13 @@ from autoprune.search.executors.base import Job
 from autoprune.search.executors.cluster import Cluster
 from autoprune.search.executors.desk import Desk, Outcome
 from autoprune.search.executors.retry import STARTS, Retries
-from autoprune.search.executors.shipping import Parcel, unmark, unpack, wrap
+from autoprune.search.executors.shipping import Parcel, unmark, unpack, with_reserved_threads, wrap
 from autoprune.search.executors.worker import POLL_SECONDS, Lost, WorkerProcess
 from autoprune.search.setup import Setup
 
 FIRST_PAUSE_S = 0.02
 HEARTBEAT_S = 1.0
-CLOSE_S = 20.0
+CLOSE_S = 10.0
 OUTCOME = "outcome"
 ACTOR = "actor"
 ENVIRONMENT = {
@@ -256,14 +255,6 @@ class WhenClosed(tune.Stopper):
     def stop_all(self) -> bool:
         """Tell whether all trials are to end."""
         return self._desk.closed
-
-
-def with_reserved_threads(setup: Setup) -> Setup:
-    """Return a setup whose workers train with the cores that they reserve, unless it says with how many."""
-    executor = setup.config.executor
-    threads = executor.threads or max(1, int(executor.cpus_per_worker))
-    config = setup.config.model_copy(update={"executor": executor.model_copy(update={"threads": threads})})
-    return replace(setup, config=config)
 
 
 def _serve(parcel: Parcel, desk: Desk) -> None:
