@@ -76,6 +76,48 @@ _VALUES = (
         "First-order change of the loss when a unit is removed: |sum of weight times gradient|.",
         "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019",
     ),
+    AxisValue(
+        "gradient",
+        "criterion",
+        "Mean absolute gradient of the loss by a unit's weights.",
+        "Lee et al., SNIP, ICLR 2019",
+    ),
+    AxisValue(
+        "hessian",
+        "criterion",
+        "Second-order change of the loss when a unit is removed: half the sum of curvature times squared weight.",
+        "LeCun et al., Optimal Brain Damage, NIPS 1989",
+    ),
+    AxisValue(
+        "activation",
+        "criterion",
+        "What arrives of a unit: share of non-zero activations; before linear layers their norm times the weights.",
+        "Hu et al., Network Trimming (APoZ), 2016; Sun et al., Wanda, ICLR 2024",
+    ),
+    AxisValue(
+        "angle",
+        "criterion",
+        "1 - the largest cosine between a unit's weights and those of a longer unit: duplicates go first.",
+        "Wang et al., COP, IJCAI 2019",
+    ),
+    AxisValue(
+        "geometric_median",
+        "criterion",
+        "Mean distance of a unit's weights from those of the group's other units.",
+        "He et al., FPGM, CVPR 2019",
+    ),
+    AxisValue(
+        "contribution",
+        "criterion",
+        "Measured rise of the loss when a unit alone is cut out.",
+        "Mozer and Smolensky, Skeletonization, NIPS 1988",
+    ),
+    AxisValue(
+        "noise",
+        "criterion",
+        "Expected squared change of the outputs under noise of the unit's own scale.",
+        "Mozer and Smolensky, Skeletonization, NIPS 1988",
+    ),
     AxisValue("random", "criterion", "A uniform draw: the control.", "control", stochastic=True),
     AxisValue(
         "channel",
@@ -131,6 +173,12 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
             _preset("magnitude_l2", "Removes the units with the smallest root mean square weight.", "l2"),
             _preset("bn_scale", "Removes the units with the smallest BatchNorm scale.", "bn_scale"),
             _preset("taylor", "Removes the units whose removal changes the loss least, to first order.", "taylor"),
+            _preset("gradient", "Removes the units whose weights the loss depends on least steeply.", "gradient"),
+            _preset("hessian", "Removes the units whose removal changes the loss least, to second order.", "hessian"),
+            _preset("activation", "Removes the units of which least arrives at the layers behind.", "activation"),
+            _preset("angle", "Removes the units that point in the direction of a longer one.", "angle"),
+            _preset("fpgm", "Removes the units nearest to the geometric median of their group.", "geometric_median"),
+            _preset("noise", "Removes the units whose noise the outputs feel least.", "noise"),
             _preset("random_local", "Removes units at random in every group: the control.", "random"),
         )
     }

@@ -1,0 +1,212 @@
+"""Criteria from derivatives of the loss or of the outputs; the model runs in eval mode.
+
+In training mode BatchNorm makes weight and gradient of a unit orthogonal: every score would be about zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from autoprune.groups.types import NO_UNIT
+from autoprune.pruning.criteria.base import (
+    CRITERIA,
+    CriterionContext,
+    Drawn,
+    Key,
+    Scores,
+    calibration,
+    eval_mode,
+    over_groups,
+    reduce,
+    require_finite,
+)
+from autoprune.pruning.criteria.magnitude import l2
+from autoprune.tasks.base import tensors_of
+from autoprune.tasks.protocol import Inputs
+
+PROBES = 8
+
+Leaves = dict[str, Tensor]
+Scalar = Callable[[Any], Tensor]
+
+
+@CRITERIA.register("gradient")
+def gradient(context: CriterionContext) -> Scores:
+    """Return the mean absolute gradient of a unit's weights, averaged over calibration batches and producers.
+
+    It tells where the loss is steepest (the other half of SNIP's |weight x gradient|; Lee et al., ICLR 2019). One
+    backward pass a batch.
+
+    Raises:
+        ConfigError: There is no task or no calibration data.
+        CandidateError: Loss or gradient is not finite.
+    """
+    keys = _producers(context)
+    rounds = []
+    for drawn in calibration(context, "gradient"):
+        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+        means = {k: s / n for k, (s, n) in reduce(context, keys, lambda _, g: g.abs(), other=found).items()}
+        rounds.append(over_groups(context, keys, means))
+    return require_finite(np.mean(rounds, axis=0), "gradient", context)
+
+
+@CRITERIA.register("taylor")
+def taylor(context: CriterionContext) -> Scores:
+    """Return |sum of weight times gradient| of a unit, averaged over calibration batches (Molchanov et al., CVPR 2019).
+
+    The sum runs over all of a group's producers, for they leave together: it is the loss's first-order change. One
+    backward pass a batch.
+
+    Raises:
+        ConfigError: There is no task or no calibration data.
+        CandidateError: Loss or gradient is not finite.
+    """
+    keys = _producers(context)
+    rounds = []
+    for drawn in calibration(context, "taylor"):
+        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+        sums = {k: s for k, (s, _) in reduce(context, keys, torch.mul, other=found).items()}
+        rounds.append(np.abs(over_groups(context, keys, sums, average=False)))
+    return require_finite(np.mean(rounds, axis=0), "taylor", context)
+
+
+@CRITERIA.register("hessian")
+def hessian(context: CriterionContext) -> Scores:
+    """Return half the sum of h w^2 over a unit's weights: the loss's second-order change (LeCun et al., OBD, 1990).
+
+    h is the Hessian's diagonal, estimated as the mean of z * Hz over random signs z (Bekas et al., 2007): exact where
+    the Hessian is diagonal, else unbiased. Signs go with the units in the order of their norms, so that the scores
+    follow a reordering of channels. Eight Hessian-vector products a batch.
+
+    Raises:
+        ConfigError: There is no task or no calibration data.
+        CandidateError: Loss or a derivative is not finite.
+    """
+    keys = {g.name: g.producers for g in context.groups.groups}
+    places = _places(context)
+    generator = torch.Generator().manual_seed(context.seed)
+    rounds = []
+    for drawn in calibration(context, "hessian"):
+        for products in _curvatures(context, _leaves(context, keys), drawn, places, generator):
+            sums = {k: s for k, (s, _) in reduce(context, keys, lambda w, h: w * w * h, other=products).items()}
+            rounds.append(0.5 * over_groups(context, keys, sums, average=False))
+    return require_finite(np.mean(rounds, axis=0), "hessian", context)
+
+
+@CRITERIA.register("noise")
+def noise(context: CriterionContext) -> Scores:
+    """Return the expected squared change of the outputs when noise of a unit's own scale is added to its weights.
+
+    The noise is Gaussian with the unit's root mean square weight as deviation; to first order its effect is that
+    variance times the summed squares of the outputs' derivatives, which a random-sign projection of the outputs
+    estimates without bias (sensitivity to perturbation as in Mozer and Smolensky, NIPS 1988; Jacobian by Hutchinson's
+    estimator). A mean over output elements. Eight backward passes a batch.
+
+    Raises:
+        ConfigError: There is no task or no calibration data.
+        CandidateError: An output or a derivative is not finite.
+    """
+    keys = _producers(context)
+    squares = {k: total / count for k, (total, count) in reduce(context, keys, torch.square).items()}
+    generator = torch.Generator().manual_seed(context.seed)
+    rounds = []
+    for drawn in calibration(context, "noise"):
+        for _ in range(PROBES):
+            found = _gradients(context, _leaves(context, keys), drawn.inputs, lambda y: _projection(y, generator))
+            sums = reduce(context, keys, lambda _, g: g * g, other=found)
+            changes = {key: np.nan_to_num(squares[key]) * total for key, (total, _) in sums.items()}
+            rounds.append(over_groups(context, keys, changes, average=False))
+    return require_finite(np.mean(rounds, axis=0), "noise", context)
+
+
+def _producers(context: CriterionContext) -> dict[str, tuple[Key, ...]]:
+    return {g.name: g.producers for g in context.wanted}
+
+
+def _leaves(context: CriterionContext, keys: Mapping[str, tuple[Key, ...]]) -> Leaves:
+    """Return the producers' parameters as leaves of a graph of their own."""
+    names = dict.fromkeys(name for group in keys.values() for name, _ in group)
+    return {name: context.model.get_parameter(name).detach().requires_grad_() for name in names}
+
+
+def _loss_of(context: CriterionContext, batch: Any) -> Scalar:
+    task = context.task
+    assert task is not None
+    return lambda outputs: task.loss(task.structure(outputs), batch)
+
+
+def _projection(outputs: Any, generator: torch.Generator) -> Tensor:
+    """Return the outputs times random signs, over the root of their number."""
+    found = [t for t in tensors_of(outputs) if t.is_floating_point()]
+    count = sum(t.numel() for t in found)
+    return torch.stack([(t * _signs(t, generator)).sum() for t in found]).sum() / math.sqrt(count)
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    drawn = torch.randint(0, 2, like.shape, generator=generator).to(like.device, like.dtype)
+    return drawn.mul(2.0).sub(1.0)
+
+
+def _gradients(context: CriterionContext, leaves: Leaves, inputs: Inputs, scalar: Scalar) -> Leaves:
+    """Return a scalar's gradient by parameter, 0 where it does not depend on it."""
+    with eval_mode(context.model), torch.enable_grad():
+        value = scalar(functional_call(context.model, leaves, inputs.args, inputs.kwargs))
+        found = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)}
+
+
+def _curvatures(
+    context: CriterionContext,
+    leaves: Leaves,
+    drawn: Drawn,
+    places: Mapping[Key, Tensor],
+    generator: torch.Generator,
+) -> list[Leaves]:
+    """Return z * Hz by parameter for each of the random z."""
+    inputs, out = list(leaves.values()), []
+    with eval_mode(context.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        args, kwargs = drawn.inputs
+        loss = _loss_of(context, drawn.batch)(functional_call(context.model, leaves, args, kwargs))
+        slopes = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+        used = [s for s in slopes if s is not None and s.requires_grad]
+        for _ in range(PROBES):
+            signs = {name: _placed(name, _signs(p, generator), places) for name, p in leaves.items()}
+            kept = [z for z, s in zip(signs.values(), slopes, strict=True) if s is not None and s.requires_grad]
+            none = [None] * len(inputs)
+            found = torch.autograd.grad(used, inputs, kept, retain_graph=True, allow_unused=True) if used else none
+            pairs = zip(signs.items(), found, strict=True)
+            out.append({name: torch.zeros_like(z) if h is None else (z * h).detach() for (name, z), h in pairs})
+    return out
+
+
+def _places(context: CriterionContext) -> dict[Key, Tensor]:
+    """Return where in a dimension an index stands when the units are ordered by their norms."""
+    rank: npt.NDArray[np.int64] = np.zeros(context.groups.plan.unit_count, dtype=np.int64)
+    norms = l2(CriterionContext(context.model, context.groups, None, context.seed))
+    for group in context.groups.groups:
+        order = np.argsort(norms[group.start : group.start + group.width], kind="stable")
+        rank[group.start + order] = group.start + np.arange(group.width)
+    last = context.groups.plan.unit_count
+    places = {}
+    for dimension in context.groups.plan.dimensions:
+        key = np.where(dimension.units == NO_UNIT, last, rank[dimension.units])
+        place = np.empty(len(key), dtype=np.int64)
+        place[np.argsort(key, kind="stable")] = np.arange(len(key))
+        places[dimension.parameter, dimension.dim] = torch.from_numpy(place)
+    return places
+
+
+def _placed(name: str, drawn: Tensor, places: Mapping[Key, Tensor]) -> Tensor:
+    for dim in range(drawn.ndim):
+        if (name, dim) in places:
+            drawn = drawn.index_select(dim, places[name, dim].to(drawn.device))
+    return drawn
