@@ -32,8 +32,10 @@ from sampler_cases import (
 from tiny import TinyNet
 
 from autoprune.groups import ModelGroups, find_groups
+from autoprune.search import sampler
 from autoprune.search.context import SIGNAL, SamplerContext
 from autoprune.search.objectives import Objective
+from autoprune.search.observations import row_of
 from autoprune.search.samplers import LEARNED, SAMPLERS
 from autoprune.space import LEVEL_PREFIX
 
@@ -332,6 +334,19 @@ def test_what_is_under_way_is_not_proposed_again(context: SamplerContext) -> Non
         context.space.suggest(trial)
     told = [key(t.params) for t in study.trials]
     assert len(set(told)) == len(told)
+
+
+def test_a_straggler_does_not_make_every_proposal_dearer(
+    context: SamplerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = study_of(context, learned(context))
+    straggler = study.ask(context.space.distributions())
+    evaluate(context, study, 24)
+    read = []
+    monkeypatch.setattr(sampler, "row_of", lambda trial, *others: read.append(trial.number) or row_of(trial, *others))
+    asked = [study.ask(context.space.distributions()) for _ in range(3)]
+    assert len({key(t.params) for t in (straggler, *asked)}) == 4
+    assert len(read) <= 8
 
 
 def test_what_failed_is_not_proposed_again(context: SamplerContext) -> None:

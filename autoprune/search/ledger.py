@@ -135,6 +135,8 @@ class Ledger:
         if self._apart:
             self._events.workers_cpu_s += record.cpu_seconds
         self._events.add("candidate", id=record.id, number=record.number, state=record.state, fidelity=record.fidelity)
+        if not self._callbacks:
+            return
         progress = self.progress(stage, total)
         for callback in self._callbacks:
             callback.on_candidate_end(record, progress)

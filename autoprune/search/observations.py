@@ -157,12 +157,17 @@ def row_of(trial: FrozenTrial, genome: Genome, memory: Memory) -> Rows | None:
     """Return the row of a trial; None where it has none in this space."""
     if trial.number in memory.rows:
         return memory.rows[trial.number]
-    if trial.state == TrialState.RUNNING and trial.number in memory.handed and FIXED not in trial.system_attrs:
+    if is_handed(trial, memory):
         return memory.handed[trial.number]
     row = genome.encode(trial.params) if trial.params else None
     if trial.state.is_finished():
         memory.rows[trial.number] = row
     return row
+
+
+def is_handed(trial: FrozenTrial, memory: Memory) -> bool:
+    """Tell whether a trial under way tries the row that was proposed for it."""
+    return trial.state == TrialState.RUNNING and trial.number in memory.handed and FIXED not in trial.system_attrs
 
 
 def measured_costs(seen: Observations, context: SamplerContext) -> dict[str, Floats]:

@@ -14,7 +14,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from autoprune.search.context import SamplerContext
-from autoprune.search.observations import Memory, Observations, observe, row_of
+from autoprune.search.observations import Memory, Observations, is_handed, observe, row_of
 from autoprune.search.planner import Planned, Planner, SamplerOptions
 
 __all__ = ["AutopruneSampler", "Proposal", "SamplerOptions"]
@@ -54,6 +54,7 @@ class AutopruneSampler(BaseSampler):
         self._queue: deque[Planned] = deque()
         self._study = ""
         self._read = 0
+        self._unread: list[int] = []
         self._keys: set[bytes] = set()
         self._memory = Memory()
         self._independent = RandomSampler(seed=context.seed)
@@ -133,18 +134,22 @@ class AutopruneSampler(BaseSampler):
         return Planned(self._planner.genome.dense(), "explore", {})
 
     def _taken_keys(self, study: Study, current: int) -> set[bytes]:
-        """Return the keys of all trials but the current one; those that have finished are read once."""
+        """Return the keys of all trials but the current one; each is read until what it tries is certain."""
         trials = study.get_trials(deepcopy=False)
-        found = (row_of(t, self._planner.genome, self._memory) for t in trials[self._read :] if t.number != current)
-        self._keys.update(row.tobytes() for row in found if row is not None)
-        while self._read < len(trials) and trials[self._read].state.is_finished():
-            self._read += 1
+        numbers, self._unread = [*self._unread, *range(self._read, len(trials))], []
+        self._read = len(trials)
+        for trial in (trials[number] for number in numbers):
+            row = None if trial.number == current else row_of(trial, self._planner.genome, self._memory)
+            if row is not None:
+                self._keys.add(row.tobytes())
+            if not trial.state.is_finished() and (row is None or not is_handed(trial, self._memory)):
+                self._unread.append(trial.number)
         return self._keys
 
     def _refill(self, study: Study, current: int) -> None:
         trials = study.get_trials(deepcopy=False)
         if self._study != study.study_name:
-            self._memory, self._read = Memory(), 0
+            self._memory, self._read, self._unread = Memory(), 0, []
             self._proposals.clear()
             self._keys.clear()
         self._study = study.study_name
