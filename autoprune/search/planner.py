@@ -206,9 +206,12 @@ class Planner:
         return begin
 
     def _size(self, count: int) -> int:
-        """Return the batch after `count` trials: it grows, so that fitting stays cheap for each candidate."""
-        share = 20 if count <= MOST else 10
-        return max(self.options.batch, min(self.context.workers, 50), count // share)
+        """Return the batch after `count` trials: it grows, so that fitting stays cheap for each candidate.
+
+        It is also a share of what many workers have under way, or they would wait for one fit after the other.
+        """
+        share, workers = 20 if count <= MOST else 10, self.context.workers
+        return max(self.options.batch, min(workers, 50), workers // 4, count // share)
 
     def _batch(self, seen: Observations, start: int) -> list[Planned]:
         self.plateau = False
