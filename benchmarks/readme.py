@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readme_scaling import latency_load_lines, promises_lines, scaling_lines
+
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 DOCUMENTS = (README, ROOT / "docs" / "search.md")
@@ -116,6 +118,25 @@ def overhead() -> str:
     return _with_origin(data, lines)
 
 
+def scaling() -> str:
+    """Return utilisation of simulated clusters, the gain by a second worker, and the cost beside Ray Tune."""
+    data = _benchmark("scaling")
+    return _with_origin(data, scaling_lines(data["summary"]))
+
+
+def latency_load() -> str:
+    """Return how right latencies are beside load."""
+    data = _benchmark("latency_load")
+    return _with_origin(data, latency_load_lines(data["summary"]))
+
+
+def promises() -> str:
+    """Return what was tried for each promise, and what became of it."""
+    data = _benchmark("promises")
+    order = list(data["summary"])
+    return _with_origin(data, promises_lines(sorted(data["rows"], key=lambda row: order.index(row["promise"]))))
+
+
 TABLES = {
     "demo": demo,
     "materialise": materialise,
@@ -123,6 +144,9 @@ TABLES = {
     "search_quality": search_quality,
     "predictor": predictor,
     "overhead": overhead,
+    "scaling": scaling,
+    "latency_load": latency_load,
+    "promises": promises,
 }
 
 

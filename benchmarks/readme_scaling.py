@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -99,3 +100,14 @@ def latency_load_lines(summary: Summary) -> list[str]:
 
 def _shares(row: Summary, values: Sequence[str]) -> list[str]:
     return [f"{row[value][key]:.0%}" for value in values for key in ("within_5%", "within_5%_or_flagged")]
+
+
+def promises_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of what was tried for each promise."""
+    lines = ["| promise | what was tried | cases passed | minutes |", "| --- | --- | ---: | ---: |"]
+    for row in rows:
+        cases = row["passed"] + row["failed"]
+        told = f"{row['passed']} of {cases}" if cases else "skipped"
+        name = re.sub(rf"^{row['promise'].lower()}_", "", row["test"]).replace("_", " ")
+        lines.append(f"| {row['promise']} | {name} | {told} | {row['seconds'] / 60:.1f} |")
+    return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import common, latency_load, scaling, search_tasks
-from benchmarks.readme_scaling import latency_load_lines, scaling_lines
+from benchmarks import common, latency_load, promises, scaling, search_tasks
+from benchmarks.readme_scaling import latency_load_lines, promises_lines, scaling_lines
 from benchmarks.scaling_cluster import Durations, InBatches, utilisation
 from benchmarks.scaling_simulated import Plan, run_plan, time_to, volume_at
 from benchmarks.scaling_tune import Ended, Run, summary_of_engines
@@ -243,3 +244,25 @@ def test_the_table_of_latencies_tells_which_value_is_within() -> None:
     found = "\n".join(latency_load_lines(latency_load.summarise(rows)))
     assert "| 1 own worker | 0% | 100% | 100% | 100% | 100% |" in found
     assert "beside our own workers 100% are flagged, goal 20%" in found
+
+
+def test_cases_of_a_promise_are_counted_by_test() -> None:
+    cases = [
+        ("test_a2_ten_ends[pool]", "passed", 60.0),
+        ("test_a2_ten_ends[ray]", "failed", 30.0),
+        ("test_a_search_ends", "skipped", 0.0),
+    ]
+    rows = promises.rows_of("A2", cases)
+    assert [(r["test"], r["passed"], r["failed"], r["skipped"], r["seconds"]) for r in rows] == [
+        ("ten_ends", 1, 1, 0, 90.0),
+        ("a_search_ends", 0, 0, 1, 0.0),
+    ]
+    assert promises.summarise(rows) == {"A2": {"passed": 1, "failed": 1, "skipped": 1, "minutes": 1.5}}
+    assert promises_lines(rows)[2:] == ["| A2 | ten ends | 1 of 2 | 1.5 |", "| A2 | a search ends | skipped | 0.0 |"]
+
+
+def test_every_promise_has_a_file_of_tests() -> None:
+    assert list(promises.files()) == ["A1", "A1b", *(f"A{number}" for number in range(2, 18))]
+    assert all(path.is_file() for path in promises.files().values())
+    told = ET.fromstring("<t><testcase/><testcase><failure/></testcase><testcase><skipped/></testcase></t>")
+    assert [promises.outcome_of(case) for case in told] == ["passed", "failed", "skipped"]
