@@ -41,6 +41,8 @@ from autoprune.tasks import TaskRef
 from benchmarks.common import ROOT, rounded
 
 ENGINES = ("ours", "tune_class_reused", "tune_function")
+RUNS = {"ours": 5, "tune_class_reused": 5, "tune_function": 1}
+OVERHEAD = "overhead_ms_a_candidate"
 CANDIDATES = 100
 WARM_UP = 3
 WRITTEN = 20
@@ -94,7 +96,7 @@ class Run:
             "start_s": rounded(ended[0].at - ended[0].seconds - self.began),
             "evaluation_ms": rounded(1e3 * sum(e.seconds for e in ended) / len(ended)),
             "writing_ms": rounded(1e3 * self.writing_s),
-            "overhead_ms_a_candidate": rounded(1e3 * steady / len(middle)),
+            OVERHEAD: rounded(1e3 * steady / len(middle)),
             "overhead_with_start_ms_a_candidate": rounded(1e3 * whole / len(ended)),
         }
 
@@ -125,9 +127,13 @@ def tuned_function(config: dict[str, Any]) -> None:
 
 
 def overhead_row(engine: str, candidates: int = CANDIDATES) -> dict[str, Any]:
-    """Return the row of an engine, measured in a process and a Ray session of its own."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(measure_engine, engine, candidates).result()
+    """Return the median row of an engine's runs, each measured in a process and a Ray session of its own."""
+    rows = []
+    for _ in range(RUNS[engine]):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            rows.append(pool.submit(measure_engine, engine, candidates).result())
+    rows.sort(key=lambda row: float(row[OVERHEAD]))
+    return {**rows[len(rows) // 2], "of_all_runs": [row[OVERHEAD] for row in rows]}
 
 
 def measure_engine(engine: str, candidates: int) -> dict[str, Any]:
@@ -257,8 +263,10 @@ def _ray() -> Iterator[None]:
 
 def summary_of_engines(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return each engine's overhead, and how many times ours the others' is."""
-    keys = ("overhead_ms_a_candidate", "overhead_with_start_ms_a_candidate", "start_s", "wall_s")
-    found: dict[str, Any] = {row["engine"]: {key: row[key] for key in keys} for row in rows}
+    keys = (OVERHEAD, "overhead_with_start_ms_a_candidate", "start_s", "wall_s")
+    found: dict[str, Any] = {
+        row["engine"]: {**{key: row[key] for key in keys}, "of_all_runs": row.get("of_all_runs", [])} for row in rows
+    }
     if "ours" in found:
         for row in found.values():
             row["times_ours"] = rounded(row[keys[0]] / found["ours"][keys[0]], 3)
