@@ -2,10 +2,11 @@
 
     python -m benchmarks.latency_load [--repeats 20] [--again]
 
-The latency of a ResNet-14 with half the channels on ONNX Runtime, and its speed-up over the whole one, as a run measures
-the models of its front: several short passes, half a second apart. Our own workers train candidates of ResNet-14 on digits as those of a run do: they share the host's gate and
-let measurements in between. The foreign process burns a processor and knows no gate. In every repeat all conditions
-take their turn in random order; a value is compared with the median of the quiet ones.
+The latency of a ResNet-14 with half the channels on ONNX Runtime, and its speed-up over the whole one, as a run
+measures the models of its front: several short passes, half a second apart. Our own workers train candidates of
+ResNet-14 on digits as those of a run do: they share the host's gate and let measurements in between. The foreign
+process burns a processor and knows no gate. In every repeat all conditions take their turn in random order; a value is
+compared with the median of the quiet ones.
 
 Finished repeats are kept in results/benchmarks/latency_load.json and made again only with --again.
 """
