@@ -39,6 +39,7 @@ from autoprune.search.samplers import LearnedSampler
 from autoprune.search.siblings import SHARES, train_siblings
 from autoprune.search.starting import start_executor, works_apart
 from autoprune.search.study import STUDY_FILE, StudyIndex
+from autoprune.search.underway import Underway
 from autoprune.search.workbench import Workbench, evaluation_of
 
 DENSE = Policy({})
@@ -179,16 +180,19 @@ class Driver:
         context = phase.context
         records = self.ledger.searched(context.fidelity)
         everything = list(self.ledger.records.values())
+        underway = Underway(self.directory.path)
         searcher = Searcher(
             phase,
             records,
             taken=[r for r in everything if r.is_control and r.fidelity == context.fidelity],
             first=max(r.number for r in everything) + 1,
+            again=underway.left(context.fidelity, self.ledger.records),
         )
-        for record in run_loop(searcher, executor, stop, context.evaluations - len(records)):
+        for record in run_loop(searcher, executor, stop, context.evaluations - len(records), underway):
             self.ledger.finished_one(record, context.evaluations)
             if index is not None:
                 index.offer(record)
+        underway.tidy()
         self.events.add("phase_ended", fidelity=context.fidelity, because=searcher.ended)
         return searcher.ended
 

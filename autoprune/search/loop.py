@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import optuna
@@ -15,9 +16,10 @@ from autoprune.records import CandidateRecord
 from autoprune.search.context import SamplerContext
 from autoprune.search.executors.base import Executor, Job
 from autoprune.search.objectives import Constraints, Objective
-from autoprune.search.rungs import RungBoard
+from autoprune.search.rungs import RungBoard, Rungs
 from autoprune.search.samplers import LearnedSampler, sweep_point
 from autoprune.search.study import STATES, attributes_of, memory_study, proposal_of, trial_of
+from autoprune.search.underway import Underway
 
 REPEATS = 50
 EXHAUSTED = "exhausted"
@@ -54,13 +56,20 @@ class Searcher:
         records: The phase's records so far, failures included.
         taken: Records of other origin at the same fidelity, such as controls: never evaluated again.
         first: Number of the next candidate.
+        again: Jobs that an earlier call left under way: they come first.
 
     Attributes:
         ended: Why the phase ended; empty while it goes on.
     """
 
     def __init__(
-        self, phase: Phase, records: Sequence[CandidateRecord], *, taken: Iterable[CandidateRecord] = (), first: int = 1
+        self,
+        phase: Phase,
+        records: Sequence[CandidateRecord],
+        *,
+        taken: Iterable[CandidateRecord] = (),
+        first: int = 1,
+        again: Sequence[Job] = (),
     ) -> None:
         self.phase = phase
         self.ended = ""
@@ -73,13 +82,19 @@ class Searcher:
         self._study.add_trials([seen_trial(phase.context, record, phase.signal) for record in ordered])
         self._known = {r.digest: r for r in (*taken, *ordered)}
         self._pending: dict[str, Trial] = {}
-        self._next = first
+        self._again = deque(job for job in again if job.policy.digest not in self._known)
+        self._repeated: set[str] = set()
+        self._next = max(first, *(job.number + 1 for job in again), 1)
         if not ordered:
             for number in range(min(phase.warm_start, phase.context.evaluations)):
                 self._study.enqueue_trial(sweep_point(phase.context.space, number))
 
     def propose(self) -> Job | None:
         """Return the next candidate; None when the sampler is done or only repeats itself, as `ended` then tells."""
+        if self._again:
+            job = self._again.popleft()
+            self._repeated.add(job.policy.digest)
+            return replace(job, rungs=self._rungs())
         if self._learned is not None:
             reason = self._learned.finished(self._study)
             if reason is not None and (reason != PLATEAU or self.phase.plateau):
@@ -91,7 +106,7 @@ class Searcher:
             known = self._known.get(policy.digest)
             if known is not None:
                 self._tell(trial, known)
-            elif policy.digest in self._pending:
+            elif policy.digest in self._pending or policy.digest in self._repeated:
                 self._study.tell(trial, state=TrialState.FAIL)
             else:
                 self._pending[policy.digest] = trial
@@ -102,7 +117,11 @@ class Searcher:
     def learn(self, record: CandidateRecord) -> None:
         """Take the record of a proposed candidate."""
         self._known[record.digest] = record
-        self._tell(self._pending.pop(record.digest), record)
+        if record.digest in self._repeated:
+            self._repeated.remove(record.digest)
+            self._study.add_trial(seen_trial(self.phase.context, record, self.phase.signal))
+        else:
+            self._tell(self._pending.pop(record.digest), record)
         if self.phase.board is not None:
             self.phase.board.add(record)
 
@@ -118,8 +137,11 @@ class Searcher:
             proposal_of(frozen),
             origin=("warm_start" if warm else "sampler") if proposed is None else proposed.origin,
             predicted={} if proposed is None else {name: dict(figures) for name, figures in proposed.predicted.items()},
-            rungs=None if self.phase.board is None else self.phase.board.rungs(),
+            rungs=self._rungs(),
         )
+
+    def _rungs(self) -> Rungs | None:
+        return None if self.phase.board is None else self.phase.board.rungs()
 
     def _tell(self, trial: Trial, record: CandidateRecord) -> None:
         for name, value in attributes_of(record, self.phase.signal).items():
@@ -141,7 +163,11 @@ class Searcher:
 
 
 def run_loop(
-    searcher: Searcher, executor: Executor, stop: Callable[[], str | None], evaluations: int
+    searcher: Searcher,
+    executor: Executor,
+    stop: Callable[[], str | None],
+    evaluations: int,
+    underway: Underway | None = None,
 ) -> Iterator[CandidateRecord]:
     """Evaluate candidates and yield each record once it is on disk and learnt from; `searcher.ended` tells why it ends.
 
@@ -152,20 +178,25 @@ def run_loop(
         executor: Evaluates.
         stop: Asked before each proposal; a reason ends the search.
         evaluations: Candidates still wanted.
+        underway: Where it is noted what was submitted; None = nowhere.
     """
-    left, underway = evaluations, 0
+    left, count = evaluations, 0
     while True:
         while executor.free and not searcher.ended:
             searcher.ended = EVALUATIONS if left <= 0 else stop() or ""
             job = None if searcher.ended else searcher.propose()
             if job is not None:
+                if underway is not None:
+                    underway.add(job)
                 executor.submit(job)
-                left, underway = left - 1, underway + 1
-        if not underway:
+                left, count = left - 1, count + 1
+        if not count:
             return
         for record in executor.collect():
-            underway -= 1
+            count -= 1
             searcher.learn(record)
+            if underway is not None:
+                underway.remove(record.id)
             yield record
 
 

@@ -39,6 +39,7 @@ from autoprune.search.loop import Phase, Searcher, directions_of, run_loop
 from autoprune.search.run import run
 from autoprune.search.samplers import SAMPLERS
 from autoprune.search.study import StudyIndex
+from autoprune.search.underway import Underway
 from autoprune.search.workbench import Workbench
 from autoprune.storage import faults
 from autoprune.tasks import ClassificationTask, GuardedTask
@@ -313,12 +314,14 @@ def five_ms(run: str, journal: str, evaluations: int, workers: int = 1, sampler:
         ledger.load(store.load_all())
         found = ledger.searched(context.fidelity)
         phase = Phase(context, SAMPLERS[sampler](context), "cross_entropy", plateau=False)
-        searcher = Searcher(phase, found, first=max((r.number for r in found), default=0) + 1)
+        underway = Underway(directory)
+        again = underway.left("short", ledger.records)
+        searcher = Searcher(phase, found, first=max((r.number for r in found), default=0) + 1, again=again)
         names = [o.name for o in context.objectives]
         index = StudyIndex(directory / "study.db", "five_ms", directions_of(context.objectives), names)
         index.sync(found)
         executor = FiveMilliseconds(context, store, handle)
-        for record in run_loop(searcher, executor, lambda: None, evaluations - len(found)):
+        for record in run_loop(searcher, executor, lambda: None, evaluations - len(found), underway):
             ledger.finished_one(record, evaluations)
             index.offer(record)
         index.settle()
