@@ -98,7 +98,7 @@ def latency_load_lines(summary: Summary) -> list[str]:
     told = f"{summary['repeats']} repeats on `{summary['target']}`, against the median of the quiet ones"
     if flagged is not None:
         told += f"; beside our own workers {flagged:.0%} are flagged, goal {summary['goals']['flagged_beside_own']:.0%}"
-    return [*lines, "", f"{told}."]
+    return [*lines, "", f"{told}. A run states a model's latency as the dense model's over the speed-up."]
 
 
 def _shares(row: Summary, values: Sequence[str]) -> list[str]:

@@ -24,7 +24,9 @@ from autoprune.cli.app import app
 from autoprune.errors import StorageError
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report import FrontDocument, read_front, write_front
+from autoprune.report.endings import ENDINGS, why_ended
 from autoprune.report.html import assets, html_report, write_report
+from autoprune.search.loop import EVALUATIONS, EXHAUSTED, PLATEAU
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "digits"
 LIMIT = 1_500_000
@@ -314,3 +316,10 @@ def test_every_target_has_its_latency_and_hardware() -> None:
     five = shown.data["charts"]["latency-0"]["rows"][1]["quantiles"]
     assert len(five) == 5
     assert five == sorted(five)
+
+
+@pytest.mark.parametrize("reason", [EVALUATIONS, PLATEAU, EXHAUSTED, "minutes", "cpu_seconds"])
+def test_every_way_in_which_a_search_ends_has_its_words(reason: str) -> None:
+    told = html_report(rich_front().model_copy(update={"ended_because": reason}), [])
+    assert f"The search ended: {ENDINGS[reason]}." in told
+    assert why_ended(front().model_copy(update={"ended_because": None})) == ""

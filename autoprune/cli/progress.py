@@ -67,8 +67,12 @@ class LineProgress(SilentCallback):
             note(f"{summary(progress)}; {picks(progress)}")
 
     def on_search_end(self, front: FrontDocument) -> None:
-        """Write how many models the front has."""
-        note(f"front: {len(front.members)} model{'' if len(front.members) == 1 else 's'}")
+        """Write how many models the front has, and why the search ended."""
+        from autoprune.report.endings import why_ended
+
+        ended = why_ended(front)
+        count = f"{len(front.members)} model{'' if len(front.members) == 1 else 's'}"
+        note(f"front: {count}{f'; the search ended: {ended}' if ended else ''}")
 
 
 class LiveProgress(SilentCallback):

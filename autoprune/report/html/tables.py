@@ -6,14 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autoprune.report.document import FrontDocument, PredictorInfo
+from autoprune.report.endings import why_ended
 from autoprune.report.html.numbers import NONE, duration, figure, signed_figure
 from autoprune.report.html.quantities import Quantity, cost_of, split_values
-
-_ENDINGS = {
-    "budget": "its budget was spent",
-    "plateau": "the front had stopped growing",
-    "exhausted": "the whole space was evaluated",
-}
 
 
 @dataclass(frozen=True)
@@ -98,7 +93,7 @@ def effort_sentence(front: FrontDocument) -> str:
     told += [f"{number:,} {kind}" for number, kind in extra if number]
     times = [f"{duration(front.wall_seconds)} of wall time", f"{duration(front.cpu_seconds)} of CPU time"]
     times += [f"{duration(front.gpu_seconds)} of GPU time"] if front.gpu_seconds else []
-    reason = _ENDINGS.get(front.ended_because or "", front.ended_because)
+    reason = why_ended(front)
     ended = f" The search ended: {reason}." if reason else ""
     return f"Candidates: {', '.join(told)}. Cost: {', '.join(times)}.{ended}"
 
