@@ -110,7 +110,8 @@ def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[Fron
         The front as written, and what of it could not be emitted: members, single formats of them, cards, reports.
 
     Raises:
-        StorageError: The front document cannot be written.
+        StorageError: The front document cannot be written, or no model for want of space.
+        PartialResultError: No model could be emitted.
     """
     bench, losses = emission.bench, Losses()
     dense = deploy_all(bench, bench.model)
@@ -127,6 +128,8 @@ def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[Fron
         with losses.noting(chosen.record.id):
             members.append((chosen, scorer.member(chosen, rank)))
             fault_point("member-emitted")
+    if not members:
+        losses.report(0, emission.directory.path)
     document = _document(emission, members, scorer)
     _write_documents(document, emission.directory.path, losses)
     fault_point("front-written")

@@ -66,7 +66,8 @@ class Losses:
         if not self.lines:
             return
         models = f"The front of {members} model{'' if members == 1 else 's'} is written"
-        told = f"{models}, but not all of it: {'; '.join(self.lines)}"
+        told = f"{models}, but not all of it: " if members else "No model could be emitted: "
+        told += "; ".join(self.lines)
         if self.full is not None:
             raise StorageError(told, hint=self.full.hint or "Free some space, then run the same command again.")
         hint = f"What was emitted is complete in {directory}. The same command again tries the rest once more."

@@ -77,11 +77,12 @@ def report_unfinished(path: Path) -> PartialRun:
         StorageError: A file cannot be read or written.
     """
     config = validate(RunConfig, read_yaml(path / CONFIG_FILE))
-    objectives = recorded_objectives(RunDirectory(path))
+    records = RecordStore(path).load_all()
+    objectives = recorded_objectives(RunDirectory(path), records)
     commands = [e["command"] for e in read_events(path / EVENTS_FILE) if e.get("command")]
     state: State = "running" if running_owner(path) else "interrupted"
-    records = RecordStore(path).load_all() if objectives else []
-    part = partial_of(config, objectives, records, command=str(commands[-1]) if commands else "", state=state)
+    known = records if objectives else []
+    part = partial_of(config, objectives, known, command=str(commands[-1]) if commands else "", state=state)
     write_partial(part, path)
     return part
 

@@ -14,7 +14,7 @@ from autoprune.records import CandidateRecord, Owner, RecordStore, owner_of
 from autoprune.report.document import read_front
 from autoprune.search.directory import CONFIG_FILE, EVENTS_FILE, FRONT_FILE, RunDirectory, total_times
 from autoprune.search.ledger import Tally, stage_of
-from autoprune.search.objectives import Objective
+from autoprune.search.objectives import Objective, minimised
 
 State = Literal["running", "stopped", "finished"]
 
@@ -72,7 +72,7 @@ def read_status(path: Path) -> RunStatus:
         raise OutputError(f"{path} holds no run of autoprune.", hint="`autoprune search CONFIG` starts one.")
     config = validate(RunConfig, read_yaml(path / CONFIG_FILE))
     records = RecordStore(path).load_all()
-    objectives = recorded_objectives(directory)
+    objectives = recorded_objectives(directory, records)
     search = Tally(objectives)
     for record in records if objectives else ():
         if record.number > 0 and stage_of(record) == "search":
@@ -98,12 +98,14 @@ def read_status(path: Path) -> RunStatus:
     )
 
 
-def recorded_objectives(directory: RunDirectory) -> list[Objective]:
-    """Return what the run optimises; nothing where the file that tells it was altered."""
+def recorded_objectives(directory: RunDirectory, records: Sequence[CandidateRecord]) -> list[Objective]:
+    """Return what the run optimises; nothing where the file that tells it was altered, as its records show."""
     try:
-        return [Objective(**o) for o in directory.about().get("objectives", [])]
-    except TypeError:
+        found = [Objective(**o) for o in directory.about().get("objectives", [])]
+        minimised(found, [r.values for r in records if r.state == "complete"])
+    except (TypeError, LookupError, ValueError):
         return []
+    return found
 
 
 def _stage(records: Sequence[CandidateRecord]) -> str:

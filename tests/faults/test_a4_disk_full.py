@@ -93,6 +93,7 @@ def fill_up(stage: Stage, disk: Disk, undisturbed: Watched, limits: int) -> int:
     files = [p.stat().st_size for p in undisturbed.directory.rglob("*") if p.is_file()]
     most = sum(4096 * (size // 4096 + 2) for size in files) if disk.mounted else max(files)
     run = Watched(stage, disk.folder)
+    run.journal = disk.folder.with_name("journal")
     full = 0
     for step in range(limits):
         status, said = run.call(**disk.limit(most * step // limits))

@@ -78,4 +78,4 @@ def test_a6_nothing_of_a_hang_is_left(outcome: Outcome, way: str) -> None:
 
 def test_a6_a_hang_takes_no_neighbour_along_that_waits_to_be_timed(outcome: Outcome) -> None:
     assert outcome.records[NEIGHBOUR].state == "complete"
-    assert outcome.records[NEIGHBOUR].seconds > TIMEOUT_S
+    assert outcome.records[NEIGHBOUR].seconds > TIMEOUT_S / 2
