@@ -172,6 +172,13 @@ def write_result(
     return path
 
 
+def known_rows(name: str) -> list[dict[str, Any]]:
+    """Return the rows of a result file; none where there is no file."""
+    path = RESULTS / f"{name}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return rows
+
+
 def rounded(value: float, digits: int = 4) -> float:
     """Return `value` with `digits` significant digits, for readable result files."""
     return value if value == 0 or not math.isfinite(value) else float(f"{value:.{digits}g}")

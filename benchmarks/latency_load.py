@@ -33,7 +33,7 @@ from autoprune.evaluation import HostGate, LatencySettings, measure_latency, poo
 from autoprune.search.measured import PASSES
 from autoprune.search.setup import Setup
 from autoprune.search.workbench import Workbench, training_threads
-from benchmarks.common import RESULTS, rounded, write_result
+from benchmarks.common import known_rows, rounded, write_result
 from benchmarks.latency_noise import Call, sessions
 from benchmarks.scaling_workers import setup_of
 
@@ -226,19 +226,12 @@ def quiet_value(rows: Sequence[Mapping[str, Any]], session: int, value: str) -> 
     return float(np.median([r[value] for r in rows if r["condition"] == "quiet" and r["session"] == session]))
 
 
-def known_rows() -> list[Row]:
-    """Return the rows of earlier calls."""
-    path = RESULTS / f"{NAME}.json"
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=REPEATS)
     parser.add_argument("--again", action="store_true", help="measure also what is known")
     arguments = parser.parse_args()
-    rows = [] if arguments.again else known_rows()
+    rows = [] if arguments.again else known_rows(NAME)
     session = 1 + max((row["session"] for row in rows), default=0)
     missing = [repeat for repeat in range(arguments.repeats) if all(row["repeat"] != repeat for row in rows)]
     command = "python -m benchmarks.latency_load"

@@ -21,7 +21,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import RESULTS, ROOT, current_commit, rounded, write_result
+from benchmarks.common import ROOT, current_commit, known_rows, rounded, write_result
 
 NAME = "promises"
 CLUSTER = {"A3": ROOT / "tests" / "cluster" / "test_two_nodes.py"}
@@ -77,13 +77,6 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def known_rows() -> list[Row]:
-    """Return the rows of earlier calls."""
-    path = RESULTS / f"{NAME}.json"
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return rows
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("promises", nargs="*", metavar="PROMISE", help=f"{', '.join(files())}; all by default")
@@ -92,7 +85,7 @@ def main() -> None:
     unknown = sorted(set(arguments.promises) - set(files()))
     if unknown:
         parser.error(f"no such promise: {unknown[0]}; allowed: {', '.join(files())}")
-    rows, commit = known_rows(), current_commit()
+    rows, commit = known_rows(NAME), current_commit()
     for promise, path in files().items():
         if arguments.promises and promise not in arguments.promises:
             continue

@@ -14,12 +14,11 @@ Finished parts are kept in results/benchmarks/scaling.json and made again only w
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.common import RESULTS, current_commit, rounded, write_result
+from benchmarks.common import current_commit, known_rows, rounded, write_result
 from benchmarks.scaling_simulated import SEED, Plan, Schedule, simulated_row, time_to, volume_at
 from benchmarks.scaling_tune import ENGINES, overhead_row, summary_of_engines
 from benchmarks.scaling_workers import summary_of_workers, worker_rows
@@ -75,13 +74,6 @@ def _simulation(workers: int, schedule: Schedule) -> Callable[[Sequence[Row]], S
 
 def _overhead(engine: str) -> Callable[[Sequence[Row]], Sequence[Row]]:
     return lambda _: [overhead_row(engine)]
-
-
-def known_rows() -> list[Row]:
-    """Return the rows of earlier calls."""
-    path = RESULTS / f"{NAME}.json"
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return rows
 
 
 def updated(rows: Sequence[Row], part: Part, commit: str) -> list[Row]:
@@ -140,7 +132,7 @@ def main() -> None:
     wanted = [p for p in parts() if not arguments.parts or {p.name, p.kind} & set(arguments.parts)]
     if not wanted:
         parser.error(f"no such part; allowed: {', '.join([*kinds, *(p.name for p in parts())])}")
-    rows, commit = known_rows(), current_commit()
+    rows, commit = known_rows(NAME), current_commit()
     for part in wanted:
         if arguments.again or all(row["part"] != part.name for row in rows):
             rows = updated(rows, part, commit)

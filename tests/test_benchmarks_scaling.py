@@ -183,8 +183,7 @@ def test_finished_parts_are_kept_unless_asked_again(tmp_path: Path, monkeypatch:
         return scaling.Part(name, lambda _: measured.append(name) or [{"value": len(measured), **workers}])
 
     monkeypatch.setattr(scaling, "parts", lambda: [part("one"), part("two")])
-    for module in (common, scaling):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(common, "RESULTS", tmp_path)
 
     def called(*arguments: str) -> list[int]:
         monkeypatch.setattr("sys.argv", ["scaling", *arguments])

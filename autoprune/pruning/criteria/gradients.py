@@ -35,6 +35,7 @@ from autoprune.tasks.protocol import Inputs
 
 PROBES = 8
 
+Keys = Mapping[str, tuple[Key, ...]]
 Leaves = dict[str, Tensor]
 Scalar = Callable[[Any], Tensor]
 
@@ -50,13 +51,12 @@ def gradient(context: CriterionContext) -> Scores:
         ConfigError: There is no task or no calibration data.
         CandidateError: Loss or gradient is not finite.
     """
-    keys = _producers(context)
-    rounds = []
-    for drawn in calibration(context, "gradient"):
-        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+
+    def score(keys: Keys, found: Leaves) -> Scores:
         means = {k: s / n for k, (s, n) in reduce(context, keys, lambda _, g: g.abs(), other=found).items()}
-        rounds.append(over_groups(context, keys, means))
-    return require_finite(np.mean(rounds, axis=0), "gradient", context)
+        return over_groups(context, keys, means)
+
+    return _over_batches(context, "gradient", score)
 
 
 @CRITERIA.register("taylor")
@@ -70,13 +70,12 @@ def taylor(context: CriterionContext) -> Scores:
         ConfigError: There is no task or no calibration data.
         CandidateError: Loss or gradient is not finite.
     """
-    keys = _producers(context)
-    rounds = []
-    for drawn in calibration(context, "taylor"):
-        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+
+    def score(keys: Keys, found: Leaves) -> Scores:
         sums = {k: s for k, (s, _) in reduce(context, keys, torch.mul, other=found).items()}
-        rounds.append(np.abs(over_groups(context, keys, sums, average=False)))
-    return require_finite(np.mean(rounds, axis=0), "taylor", context)
+        return np.abs(over_groups(context, keys, sums, average=False))
+
+    return _over_batches(context, "taylor", score)
 
 
 @CRITERIA.register("hessian")
@@ -128,11 +127,20 @@ def noise(context: CriterionContext) -> Scores:
     return require_finite(np.mean(rounds, axis=0), "noise", context)
 
 
+def _over_batches(context: CriterionContext, name: str, score: Callable[[Keys, Leaves], Scores]) -> Scores:
+    """Return the mean over calibration batches of a score of the loss's gradients."""
+    keys, rounds = _producers(context), []
+    for drawn in calibration(context, name):
+        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+        rounds.append(score(keys, found))
+    return require_finite(np.mean(rounds, axis=0), name, context)
+
+
 def _producers(context: CriterionContext) -> dict[str, tuple[Key, ...]]:
     return {g.name: g.producers for g in context.wanted}
 
 
-def _leaves(context: CriterionContext, keys: Mapping[str, tuple[Key, ...]]) -> Leaves:
+def _leaves(context: CriterionContext, keys: Keys) -> Leaves:
     """Return the producers' parameters as leaves of a graph of their own."""
     names = dict.fromkeys(name for group in keys.values() for name, _ in group)
     return {name: context.model.get_parameter(name).detach().requires_grad_() for name in names}
