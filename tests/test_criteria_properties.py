@@ -192,6 +192,19 @@ def test_a_unit_that_nothing_reads_by_a_known_layer_is_judged_by_its_own_outputs
     assert CRITERIA["activation"](CriterionContext(model, groups, task, 0)).tolist() == [1.0, 0.0, 1.0]
 
 
+def test_units_that_are_never_zero_are_judged_by_the_size_of_their_activations() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(1, 4, 1), nn.Conv2d(4, 3, 1), nn.Flatten(), nn.Linear(12, 3)).eval()
+    x = torch.rand(30, 1, 2, 2) + 1.0
+    task = SquareTask(model, LabelledArrays(x.numpy(), np.arange(30) % 3), batch_size=6)
+    context = CriterionContext(model, find_groups(model, task.example_inputs()), task, 0)
+    batches = torch.cat([b[0] for b in task.batches("calibration", seed=0)][:4])
+    with torch.no_grad():
+        expected = model[0](batches).square().mean((0, 2, 3)).sqrt()
+    assert CRITERIA["activation"](context)[:4] == pytest.approx(expected.numpy(), rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ["gradient", "hessian", "noise", "activation", "contribution"])
 def test_a_criterion_of_data_says_that_it_needs_a_task(name: str) -> None:
     model = linear([[1.0], [2.0]])

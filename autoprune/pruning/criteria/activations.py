@@ -56,7 +56,8 @@ def activation(context: CriterionContext) -> Scores:
     """Return how much of a unit arrives at the layers that read it, over calibration batches.
 
     Where convolutions read it: the share of its activations that are not zero, 1 - APoZ (Hu et al., Network Trimming,
-    2016). Where only linear layers do: the norm of its activations times the mean absolute weight that reads them (Sun
+    2016); of units that are equal in that, as behind a linear bottleneck where nothing is ever zero, their root mean
+    square. Where only linear layers do: the norm of its activations times the mean absolute weight that reads them (Sun
     et al., Wanda, ICLR 2024). A group that neither reads is judged by the share of its own outputs that are positive.
     An average over the places. One forward pass a batch.
 
@@ -137,7 +138,10 @@ def _scores(context: CriterionContext, place: Place, totals: Totals) -> Scores:
     if place.reads and isinstance(module, nn.Linear):
         reading = module.weight.detach().double().abs().mean(0)
         return np.asarray((totals.squares.sqrt() * reading).cpu().numpy())
-    return np.asarray((totals.present / totals.count).cpu().numpy())
+    shares = totals.present / totals.count
+    if len(shares) > 1 and bool((shares == shares[0]).all()):
+        shares = (totals.squares / totals.count).sqrt()
+    return np.asarray(shares.cpu().numpy())
 
 
 def _by_unit(values: Scores, units: npt.NDArray[np.int64], group: PruningGroup) -> Scores:
