@@ -153,6 +153,8 @@ def test_pruned_trials_of_one_objective_do_no_harm(name: str, contexts: Callable
             study.tell(trial, state=TrialState.PRUNED)
         else:
             study.tell(trial, values)
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE, TrialState.PRUNED, TrialState.COMPLETE] * 3
+    assert all(t.params.keys() <= context.space.distributions().keys() for t in study.trials)
 
 
 @every
@@ -166,6 +168,9 @@ def test_failures_and_infinite_values_are_survived(name: str, context: SamplerCo
             study.tell(trial, [-math.inf if d == "maximize" else math.inf for d in directions(context)])
         else:
             study.tell(trial, values)
+    assert [t.state for t in study.trials] == [TrialState.FAIL, TrialState.COMPLETE, TrialState.COMPLETE] * 4
+    for params in evaluate(context, study, 2):
+        assert_inside(context, params)
 
 
 @every

@@ -47,7 +47,8 @@ def job() -> dict[str, Any]:
 
 
 def test_the_ray_job_fits_the_schema_of_its_definition(schema: dict[str, Any], job: dict[str, Any]) -> None:
-    jsonschema.validate(job, schema)
+    validator = jsonschema.validators.validator_for(schema)(schema)
+    assert [error.message for error in validator.iter_errors(job)] == []
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,8 @@ def test_a_lock_of_5_s_neither_stops_nor_slows_the_search_and_the_index_catches_
     assert len(shorts(run)) == 60
 
 
-def hold_through(stage: Stage, folder: Path, patience_s: float, held_s: float) -> None:
-    """Hold the lock through a whole search and beyond its patience; then let the same command mend the index."""
+def hold_through(stage: Stage, folder: Path, patience_s: float, held_s: float) -> list[str]:
+    """Hold the lock through a whole search and beyond its patience; return what the same command then has indexed."""
     run = Watched(stage, folder, ("search.budget.evaluations=6",))
     act = run.start(patience_s=patience_s)
     with locked(run.directory / "study.db"):
@@ -85,13 +85,15 @@ def hold_through(stage: Stage, folder: Path, patience_s: float, held_s: float) -
     run.finish()
     assert run.begun() == before
     assert (run.directory / "front.json").read_bytes() == front
-    assert trials(run.directory / "study.db", "tiny") == shorts(run.directory)
+    indexed = trials(run.directory / "study.db", "tiny")
+    assert indexed == shorts(run.directory)
+    return indexed
 
 
 def test_a_lock_held_to_the_end_is_exit_75_behind_a_whole_front(stage: Stage, ram: Path) -> None:
-    hold_through(stage, ram, 1.0, 0.0)
+    assert len(hold_through(stage, ram, 1.0, 0.0)) == 6
 
 
 @pytest.mark.slow
 def test_a_lock_of_120_s_is_exit_75_after_60_s_behind_a_whole_front(stage: Stage, ram: Path) -> None:
-    hold_through(stage, ram, 60.0, 120.0)
+    assert len(hold_through(stage, ram, 60.0, 120.0)) == 6

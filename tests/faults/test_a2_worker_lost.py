@@ -124,16 +124,16 @@ def test_a2_fifty_workers_killed_at_random_cost_no_candidate_more_than_one_retry
     check_kills(engine, kills=50, first=1000)
 
 
-def run_out_of_memory(name: str, directory: Path, ends: int) -> None:
-    """Have candidates allocate without end, every other one in a process of its own."""
+def run_out_of_memory(name: str, directory: Path, ends: int) -> list[object]:
+    """Return why candidates failed that allocate without end, every other one in a process of its own."""
     setup = faulty_setup(directory, workers=1, memory_mb=MEMORY_MB)
     with closing(ENGINES[name](setup)) as executor:
         for number in range(20, 20 + ends):
             mark(setup, "recover", "memory" if number % 2 else "offspring_memory", steps=number)
         records = gather(executor, [job(n, steps=n) for n in range(20, 20 + ends)])
-    assert [(r.failure or {}).get("reason") for r in records] == ["memory"] * ends
     assert Counter(c.steps for c in calls_in(directory)) == dict.fromkeys(range(20, 20 + ends), 1)
     assert worker_processes() == []
+    return [(r.failure or {}).get("reason") for r in records]
 
 
 @pytest.mark.parametrize("name", ALSO_POOL)
@@ -141,7 +141,7 @@ def test_a2_candidates_that_run_out_of_memory_fail_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    run_out_of_memory(name, tmp_path / "run", ends=2)
+    assert run_out_of_memory(name, tmp_path / "run", ends=2) == ["memory"] * 2
 
 
 @pytest.mark.slow
@@ -151,7 +151,7 @@ def test_a2_ten_candidates_that_run_out_of_memory_fail_at_once(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    run_out_of_memory(name, tmp_path / "run", ends=10)
+    assert run_out_of_memory(name, tmp_path / "run", ends=10) == ["memory"] * 10
 
 
 @pytest.mark.slow

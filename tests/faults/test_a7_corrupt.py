@@ -217,10 +217,10 @@ def test_each_of_2000_altered_files_is_found_or_harmless(
     assert alter_files(LONG, undisturbed, ram, caplog) == 2000
 
 
-def alter_runs(stage: Stage, undisturbed: Watched, folder: Path, runs: int) -> None:
-    """Alter several files of a finished run at once; the same command makes good what is lost and nothing else."""
+def alter_runs(stage: Stage, undisturbed: Watched, folder: Path, runs: int) -> int:
+    """Alter files of finished runs, four at once, and return how many; the same command makes good what is lost."""
     expected, before = essence(undisturbed.directory), finished_records(undisturbed.directory)
-    rng = random.Random(1)
+    rng, altered = random.Random(1), 0
     for number in range(runs):
         (folder / str(number)).mkdir()
         run = Watched(stage, folder / str(number))
@@ -229,6 +229,7 @@ def alter_runs(stage: Stage, undisturbed: Watched, folder: Path, runs: int) -> N
         files = [p for p in sorted(run.directory.rglob("*")) if p.is_file() and p.name not in kept]
         for path in rng.sample(files, 4):
             mutate(path, rng)
+            altered += 1
         lost = {name for name in before if verify_directory(run.directory / "candidates" / name)}
         status, said = stage.play(
             "search", config=str(undisturbed.config), overrides=[f"output={run.directory.parent}"]
@@ -243,12 +244,13 @@ def alter_runs(stage: Stage, undisturbed: Watched, folder: Path, runs: int) -> N
         assert lost or differences(essence(run.directory), expected) == []
         assert said.count("was moved to") == len(lost)
         assert [r.fidelity for r in RecordStore(run.directory).load_all()].count("short") == 4
+    return altered
 
 
 def test_a_run_with_altered_files_is_made_whole_by_the_same_command(
     stage: Stage, undisturbed: Watched, ram: Path
 ) -> None:
-    alter_runs(stage, undisturbed, ram, 2)
+    assert alter_runs(stage, undisturbed, ram, 2) == 8
 
 
 @pytest.mark.slow
@@ -256,4 +258,4 @@ def test_a_run_with_altered_files_is_made_whole_by_the_same_command(
 def test_30_runs_with_altered_files_are_made_whole_by_the_same_command(
     stage: Stage, undisturbed: Watched, ram: Path
 ) -> None:
-    alter_runs(stage, undisturbed, ram, 30)
+    assert alter_runs(stage, undisturbed, ram, 30) == 120
