@@ -339,14 +339,19 @@ def test_output_that_is_a_file_or_holds_foreign_files_is_refused(tmp_path: Path)
 
 
 def test_constraints_mark_and_select_members(finished: tuple[Path, FrontDocument, Watcher], tmp_path: Path) -> None:
+    """The limit that decides is one on size: latencies of so small a net lie within a busy machine's own spread."""
     _, front, _ = finished
     dense = front.baseline.deployments[front.first_target].latency
     assert dense is not None
-    limit = dense.ms / 1.5
-    constrained = run(load(tmp_path, f"constraints.max_latency_ms={limit}")).front
+    limits = [
+        f"constraints.max_latency_ms={20 * dense.ms}",
+        f"constraints.max_parameters={front.baseline.parameters // 2}",
+    ]
+    constrained = run(load(tmp_path, *limits)).front
     assert all(m.feasible for m in constrained.members)
-    assert all(_ms(constrained, m) <= limit for m in constrained.members)
-    assert constrained.constraints[0].satisfied_by == tuple(m.id for m in constrained.members)
+    assert all(m.parameters <= front.baseline.parameters // 2 for m in constrained.members)
+    assert all(_ms(constrained, m) <= 20 * dense.ms for m in constrained.members)
+    assert [c.satisfied_by for c in constrained.constraints] == [tuple(m.id for m in constrained.members)] * 2
 
 
 def test_constraint_that_no_model_meets_ends_with_the_front_and_exit_4(tmp_path: Path) -> None:
