@@ -13,6 +13,7 @@ from optuna.trial import BaseTrial
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from autoprune.axes import AXES
+from autoprune.compatibility import can_rank
 from autoprune.config.reader import read_yaml
 from autoprune.config.validation import validate
 from autoprune.errors import ConfigError
@@ -248,32 +249,6 @@ def _widths(width: int, spec: SparsitySpec, limit: int) -> tuple[int, ...]:
         return tuple(grid)
     last = len(grid) - 1
     return tuple(grid[round(i * last / (spec.max_levels - 1))] for i in range(spec.max_levels))
-
-
-def can_rank(group: PruningGroup, criterion: str) -> bool:
-    """Tell whether a group has what a criterion needs."""
-    return "batch_norm" not in AXES["criterion"][criterion].requires or bool(group.batch_norms)
-
-
-def check_policy(groups: ModelGroups, policy: Policy) -> None:
-    """Refuse a policy that cannot be carried out on a model: the one place that decides it.
-
-    Raises:
-        ConfigError: It names a group that the model does not have, or a criterion that a group cannot be ranked by.
-    """
-    known = {g.name: g for g in groups.groups}
-    for name in policy.sparsity:
-        if name not in known:
-            raise ConfigError(
-                f"The policy names the group {name!r}, which this model does not have.",
-                hint="Apply a policy only to the model it was searched for.",
-            )
-        criterion = policy.criterion_of(name)
-        if not can_rank(known[name], criterion):
-            raise ConfigError(
-                f"The criterion {criterion!r} cannot rank the group {name!r}, which has no BatchNorm.",
-                hint=f"Override it for that group, such as overrides: {{{name}: {{criterion: l1}}}}.",
-            )
 
 
 def _middle(spec: RangeSpec) -> float:

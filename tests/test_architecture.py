@@ -24,6 +24,7 @@ LAYERS = (
     "tasks",
     "groups",
     "policy",
+    "compatibility",
     "space",
     "pareto",
     "records",

@@ -49,6 +49,14 @@ def taylor(criterion: Criterion) -> None:
     assert of_linear(criterion, x) == pytest.approx(np.abs((np.array(ROWS) * slopes).sum(1)), rel=1e-4)
 
 
+def lamp(criterion: Criterion) -> None:
+    sizes = np.square(ROWS).mean(1)
+    of_larger = [sizes[sizes >= size].sum() for size in sizes]
+    scores = of_linear(criterion, np.ones((4, 2)))
+    assert scores == pytest.approx(sizes / of_larger, rel=1e-5)
+    assert scores.max() == pytest.approx(1.0)
+
+
 def hessian(criterion: Criterion) -> None:
     curvature = np.diag(second_moment(ONE_AT_A_TIME)) / 3
     expected = 0.5 * (np.square(ROWS) * curvature).sum(1)
@@ -158,7 +166,7 @@ def contribution(criterion: Criterion) -> None:
 
 PROPERTIES: dict[str, Property] = {
     f.__name__: f
-    for f in (gradient, taylor, hessian, noise, bn_scale, angle, geometric_median, activation, contribution)
+    for f in (gradient, taylor, hessian, lamp, noise, bn_scale, angle, geometric_median, activation, contribution)
 }
 
 

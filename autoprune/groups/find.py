@@ -13,7 +13,7 @@ from autoprune.errors import GroupError
 from autoprune.groups.layers import PRUNABLE_KINDS
 from autoprune.groups.patterns import apply_patterns
 from autoprune.groups.tracing import ExportError, trace_model
-from autoprune.groups.types import ModelGroups
+from autoprune.groups.types import NO_UNIT, ModelGroups
 from autoprune.groups.verification import verify
 from autoprune.tasks.protocol import Inputs
 
@@ -43,7 +43,21 @@ def find_groups(
     found = apply_patterns(model, found, protect=protect, only=only)
     if not found.groups:
         raise _nothing_to_prune(model, found)
-    return found
+    return _with_feed_forward(model, found)
+
+
+def _with_feed_forward(model: nn.Module, found: ModelGroups) -> ModelGroups:
+    """Mark the groups of channels that linear layers alone touch."""
+    units = found.unit_group()
+    others: set[int] = set()
+    for dimension in found.plan.dimensions:
+        if not isinstance(model.get_submodule(dimension.parameter.rpartition(".")[0]), nn.Linear):
+            others |= set(units[dimension.units[dimension.units != NO_UNIT]].tolist())
+    groups = [
+        replace(g, feed_forward=g.granularity == "channel" and index not in others)
+        for index, g in enumerate(found.groups)
+    ]
+    return replace(found, groups=tuple(groups))
 
 
 def _fall_back(model: nn.Module, inputs: Inputs, error: ExportError) -> ModelGroups:

@@ -11,6 +11,8 @@ import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
 Granularity = Literal["channel", "head", "head_dim", "conv_group", "block"]
+PartKind = Literal["tensor", "depth", "activation", "norm", "pooling", "bias"]
+EditKind = Literal["remove", "fold_norm", "no_bias", "average_pool", "low_rank"]
 NO_UNIT = -1
 
 
@@ -90,6 +92,7 @@ class PruningGroup:
         producers: (parameter, dim) pairs whose rows make the units, such as a convolution's weight and 0.
         batch_norms: Module paths of the BatchNorms that scale these units; empty when there are none.
         exact_masking: Whether zeroing a unit equals removing it (no statistic over units, as in LayerNorm).
+        feed_forward: Whether linear layers alone touch its units: the hidden layer of a feed-forward net.
     """
 
     name: str
@@ -99,11 +102,50 @@ class PruningGroup:
     producers: tuple[tuple[str, int], ...]
     batch_norms: tuple[str, ...] = ()
     exact_masking: bool = True
+    feed_forward: bool = False
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Module paths of the producing layers, in order, without repeats."""
         return tuple(dict.fromkeys(parameter.rpartition(".")[0] for parameter, _ in self.producers))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something prunable that slicing does not cut: a weight tensor's entries, or modules and biases of one kind.
+
+    Args:
+        name: The parameter's dotted name for a tensor, else `@` and the kind, such as `@depth`.
+        kind: What it is.
+        members: What its units are: the parameter itself for a tensor, else module paths (parameters for biases).
+        width: Number of units: entries of a tensor, else the number of members.
+        shape: A tensor's shape, outputs first.
+    """
+
+    name: str
+    kind: PartKind
+    members: tuple[str, ...]
+    width: int
+    shape: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of the module tree, made after slicing.
+
+    Args:
+        kind: `remove`: the module becomes the identity; `fold_norm`: a BatchNorm goes into the layer before it;
+            `no_bias`: the parameter goes; `average_pool`: a max pooling becomes an average pooling of the same window;
+            `low_rank`: a linear or convolution layer becomes two of rank `value`.
+        path: Module path, or the parameter's for `no_bias`.
+        value: Rank for `low_rank`, else 0.
+        other: Path of the layer that a norm is folded into, else empty.
+    """
+
+    kind: EditKind
+    path: str
+    value: int = 0
+    other: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,6 +168,7 @@ class ModelGroups:
         plan: How units map to tensor indices.
         tracer: Which engine found them.
         notes: Things a user should know (operators that were not understood, replaced modules).
+        parts: What else can be pruned, without slicing.
     """
 
     groups: tuple[PruningGroup, ...]
@@ -133,6 +176,7 @@ class ModelGroups:
     plan: SlicingPlan
     tracer: Literal["torch.export", "torch-pruning"]
     notes: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
     def __getitem__(self, name: str) -> PruningGroup:
         return self._by_name[name]
@@ -161,6 +205,8 @@ class ArchitecturePlan:
         attributes: Module path -> attribute -> value.
         shapes: Original shape of every named tensor, checked on load.
         prepared: Module paths that `prepare_model` replaces before slicing.
+        edits: Changes of the module tree after slicing, in order.
+        masks: Parameter -> granularity of its zeros (`weight`, `n_m`, `block`), of tensors that keep their shape.
     """
 
     kept: Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -168,3 +214,5 @@ class ArchitecturePlan:
     attributes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     prepared: tuple[str, ...] = ()
+    edits: tuple[Edit, ...] = ()
+    masks: Mapping[str, str] = field(default_factory=dict)

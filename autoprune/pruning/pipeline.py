@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from autoprune.axes import AXES
+from autoprune.compatibility import can_rank
 from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, ModelGroups
@@ -19,7 +20,6 @@ from autoprune.policy import Policy
 from autoprune.pruning.criteria import CriterionContext, importance
 from autoprune.pruning.recovery import CPU, distillation_penalty, fine_tune, placed, recalibrate
 from autoprune.pruning.selection import select
-from autoprune.space import can_rank
 from autoprune.tasks.protocol import RecoverContext, Task
 
 

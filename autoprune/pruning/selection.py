@@ -7,9 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
+from autoprune.compatibility import check_policy
 from autoprune.groups.types import ModelGroups, PruningGroup
 from autoprune.policy import Policy
-from autoprune.space import check_policy
 
 Scores = Callable[[str], npt.NDArray[np.float64]]
 

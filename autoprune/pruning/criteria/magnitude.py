@@ -53,6 +53,31 @@ def bn_scale(context: CriterionContext) -> Scores:
     return require_finite(over_groups(context, scales, means), "bn_scale", context)
 
 
+@CRITERIA.register("lamp")
+def lamp(context: CriterionContext) -> Scores:
+    """Return a unit's squared size over the sum of those of its group that are no smaller (Lee et al., ICLR 2021).
+
+    The order within a group is that of l2; between groups the scores compare, and every group's largest unit has 1.
+    """
+    sizes = np.square(l2(context))
+    out = np.zeros_like(sizes)
+    for group in context.wanted:
+        span = slice(group.start, group.start + group.width)
+        out[span] = layer_adaptive(sizes[span])
+    return out
+
+
+def layer_adaptive(sizes: Scores) -> Scores:
+    """Return [n] squared sizes, each over the sum of all that are no smaller; of equal ones each counts all."""
+    order = np.argsort(-sizes, kind="stable")
+    ordered = sizes[order]
+    last = np.searchsorted(-ordered, -ordered, side="right") - 1
+    total = np.cumsum(ordered)[last]
+    out = np.empty_like(sizes)
+    out[order] = np.divide(ordered, total, out=np.zeros_like(ordered), where=total > 0.0)
+    return out
+
+
 @CRITERIA.register("random")
 def random(context: CriterionContext) -> Scores:
     """Return a uniform draw in [0, 1) for every unit: the control."""
