@@ -52,7 +52,7 @@ def taylor(criterion: Criterion) -> None:
 def lamp(criterion: Criterion) -> None:
     sizes = np.square(ROWS).mean(1)
     of_larger = [sizes[sizes >= size].sum() for size in sizes]
-    scores = of_linear(criterion, np.ones((4, 2)))
+    scores = of_linear(criterion, np.ones((60, 2)))
     assert scores == pytest.approx(sizes / of_larger, rel=1e-5)
     assert scores.max() == pytest.approx(1.0)
 
