@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from units import built, equal, random_alive, run, traced
 
 from autoprune.errors import ArtifactError
+from autoprune.groups import ArchitecturePlan, Edit
 from autoprune.groups.slicing import (
     architecture_from_json,
     architecture_of,
@@ -163,3 +165,91 @@ def test_randomly_mutated_documents_are_refused_or_read_as_a_plan() -> None:
         except ArtifactError:
             refused += 1
     assert refused > 300
+
+
+EDITS = (
+    Edit("remove", "layers.0"),
+    Edit("fold_norm", "bn1", other="conv1"),
+    Edit("no_bias", "fc.bias"),
+    Edit("low_rank", "layers.1.conv1", 2),
+)
+MASKS = {"fc.weight": "n_m", "layers.1.conv2.weight": "weight", "layers.3.conv1.weight": "block"}
+
+
+def with_edits() -> dict[str, Any]:
+    return json.loads(json.dumps(architecture_to_json(ArchitecturePlan({}, edits=EDITS, masks=MASKS))))
+
+
+def test_edits_and_masks_survive_json() -> None:
+    assert architecture_from_json(with_edits()) == ArchitecturePlan({}, edits=EDITS, masks=MASKS)
+
+
+def test_a_plan_without_edits_and_masks_is_written_as_before_there_were_any() -> None:
+    keys = {"schema_version", "kept", "grouped", "attributes", "shapes", "prepared"}
+    assert set(document()) == keys
+    assert set(with_edits()) == {*keys, "edits", "masks"}
+
+
+def of_edit(number: int, **changes: Any) -> Any:
+    """Return an edit of the document that sets keys of one of its edits; None takes a key out."""
+
+    def change(plan: dict[str, Any]) -> None:
+        merged = {**plan["edits"][number], **changes}
+        plan["edits"][number] = {key: value for key, value in merged.items() if value is not None}
+
+    return change
+
+
+EDIT_DAMAGES = {
+    "edits are an object": damage(("edits",), {}),
+    "edit is a string": damage(("edits", 0), "remove"),
+    "unknown kind": of_edit(0, kind="execute"),
+    "kind is a list": of_edit(0, kind=["remove"]),
+    "no kind": of_edit(0, kind=None),
+    "no path": of_edit(0, path=None),
+    "path is a number": of_edit(0, path=3),
+    "path is empty": of_edit(0, path=""),
+    "long path": of_edit(0, path="x" * 5000),
+    "extra key": of_edit(0, code="import os"),
+    "value where there is none": of_edit(0, value=1),
+    "other where there is none": of_edit(0, other="conv1"),
+    "norm without its layer": of_edit(1, other=None),
+    "norm of an empty layer": of_edit(1, other=""),
+    "rank is missing": of_edit(3, value=None),
+    "rank is zero": of_edit(3, value=0),
+    "rank is true": of_edit(3, value=True),
+    "rank is huge": of_edit(3, value=2**40),
+    "rank is a fraction": of_edit(3, value=1.5),
+    "one path twice": of_edit(3, path="layers.0"),
+    "masks are a list": damage(("masks",), ["fc.weight"]),
+    "unknown mask": damage(("masks", "fc.weight"), "channel"),
+    "mask is a list": damage(("masks", "fc.weight"), ["n_m"]),
+    "long mask name": damage(("masks", "x" * 5000), "n_m"),
+    "third extra": damage(("more",), []),
+}
+
+
+@pytest.mark.parametrize("name", EDIT_DAMAGES)
+def test_damaged_edits_and_masks_are_refused(name: str) -> None:
+    plan = with_edits()
+    EDIT_DAMAGES[name](plan)
+    with pytest.raises(ArtifactError, match=r"plan\.json is not valid"):
+        architecture_from_json(plan)
+
+
+def test_edits_and_masks_of_another_model_are_refused_by_name() -> None:
+    model, _ = built("resnet14")
+    assert rebuild(model, architecture_from_json(with_edits()))
+    for masks in ({"fc.scale": "n_m"}, {"bn1.running_mean": "n_m"}):
+        with pytest.raises(ArtifactError, match=first(masks)):
+            rebuild(model, ArchitecturePlan({}, masks=masks))
+    with pytest.raises(ArtifactError, match=r"'layers\.9'"):
+        rebuild(model, ArchitecturePlan({}, edits=(Edit("remove", "layers.9"),)))
+
+
+def test_a_tensor_that_is_cut_cannot_be_masked_too() -> None:
+    model, _ = built("resnet14")
+    plan = traced("resnet14").plan
+    cut = architecture_of(model, plan, random_alive(traced("resnet14"), np.random.default_rng(0)))
+    with pytest.raises(ArtifactError, match="the plan cuts it too"):
+        rebuild(model, replace(cut, masks={first(dict(cut.shapes)): "weight"}))

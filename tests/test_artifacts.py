@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import json
 import os
@@ -376,3 +377,53 @@ def test_the_onnx_and_pt2_files_take_another_batch(saved: tuple[nn.Module, nn.Mo
         expected = pruned(*images(7).args)
     for form in FORMATS.values():
         assert torch.allclose(form.run(directory / form.file, images(7)), expected, atol=1e-4)
+
+
+def masked_member(directory: Path, granularity: str) -> Path:
+    """Save a model whose first linear layer keeps two of every four weights, with two rows that do not divide by 4."""
+    model = trained(nn.Sequential(nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 3)))
+    model[0].weight.data[:, [0, 3, 5, 6]] = 0.0
+    architecture = dataclasses.replace(_empty_plan(), masks={"0.weight": granularity})
+    example = Inputs((torch.randn(2, 10, generator=torch.Generator().manual_seed(0)),), {})
+    return save_member(directory, Member(model, example, {}, architecture, {}, "", formats=()))
+
+
+def fresh_mlp() -> nn.Module:
+    return nn.Sequential(nn.Linear(10, 6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def test_a_model_that_keeps_two_of_four_weights_is_loaded_with_its_zeros(tmp_path: Path) -> None:
+    loaded = load(masked_member(tmp_path / "m", "n_m"), fresh_mlp())
+    weight = loaded.get_parameter("0.weight")
+    assert int((weight == 0).sum()) == 4 * 6
+    assert bool((weight[:, 8:] != 0).all()), "what is left over after whole fours stays dense"
+
+
+@pytest.mark.parametrize(("granularity", "refused"), [("n_m", True), ("weight", False), ("block", False)])
+def test_a_third_weight_of_four_is_refused_where_the_plan_says_two_of_four(
+    tmp_path: Path, granularity: str, refused: bool
+) -> None:
+    directory = masked_member(tmp_path / "m", granularity)
+    weights = load_file(directory / "model.safetensors")
+    weights["0.weight"][2, 3] = 0.5
+    save_file(weights, directory / "model.safetensors")
+    reseal(directory)
+    if not refused:
+        assert load(directory, fresh_mlp()).get_parameter("0.weight")[2, 3] == 0.5
+        return
+    with pytest.raises(ArtifactError, match=r"'0\.weight' has more than 2 of 4"):
+        load(directory, fresh_mlp())
+
+
+def test_edits_that_the_stored_weights_do_not_have_are_refused(copied: Path) -> None:
+    plan = json.loads((copied / "plan.json").read_text())
+    plan["edits"] = [{"kind": "fold_norm", "path": "norm", "other": "stem"}]
+    (copied / "plan.json").write_text(json.dumps(plan))
+    reseal(copied)
+    with pytest.raises(ArtifactError, match="norm"):
+        load(copied, Net())
+    plan["edits"] = [{"kind": "remove", "path": "head"}]
+    (copied / "plan.json").write_text(json.dumps(plan))
+    reseal(copied)
+    with pytest.raises(ArtifactError, match="'head'"):
+        load(copied, Net())

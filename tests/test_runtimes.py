@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -312,3 +313,41 @@ def test_binding_costs_a_small_part_of_an_export(resnet_template: OnnxTemplate) 
 
     candidate = seeded(lambda: CifarResNet(1, width=6))
     assert min(cpu_seconds(resnet_template) for _ in range(3)) < cpu_seconds(None) / 5
+
+
+class Harmless(nn.Module):
+    """Its activation changes nothing on the example, whose hidden values are all positive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.conv(x)).mean((2, 3))
+
+
+def test_a_candidate_without_an_activation_is_never_bound_even_where_the_example_shows_no_difference() -> None:
+    dense = seeded(Harmless)
+    with torch.no_grad():
+        dense.get_parameter("conv.bias").fill_(100.0)
+    template, candidate = OnnxTemplate(dense, images()), copy.deepcopy(dense)
+    candidate.act = nn.Identity()
+    low = Inputs((images().args[0] - 1000.0,), {})
+    session = open_session(candidate, ONNX, images(), template=template)
+    assert isinstance(session, OnnxSession)
+    assert not session.from_template
+    assert parity(outputs(candidate, low), session.run(low)) <= PARITY_TOLERANCE
+    assert parity(outputs(dense, low), session.run(low)) > PARITY_TOLERANCE
+    emitted = open_onnx(emit_onnx(candidate, images(), template=template), threads=1)
+    assert parity(outputs(candidate, low), emitted.run(low)) <= PARITY_TOLERANCE
+
+
+def test_a_candidate_without_a_bias_is_exported_instead() -> None:
+    dense = seeded(Harmless)
+    template, candidate = OnnxTemplate(dense, images()), copy.deepcopy(dense)
+    candidate.get_submodule("conv").register_parameter("bias", None)
+    session = open_session(candidate, ONNX, images(), template=template)
+    assert isinstance(session, OnnxSession)
+    assert not session.from_template
+    assert parity(outputs(candidate, images()), session.run(images())) <= PARITY_TOLERANCE

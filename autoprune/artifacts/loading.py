@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from autoprune.artifacts.files import PLAN, WEIGHTS, read_plan, require_intact
 from autoprune.errors import ArtifactError
 from autoprune.groups import prepare_model, rebuild
+from autoprune.groups.zeros import check_zeros
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:
@@ -22,18 +23,21 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
         model: The unpruned model, trained or not; it is left as it is.
 
     Raises:
-        ArtifactError: A file is missing or altered, or `model` is not the one that was pruned.
+        ArtifactError: A file is missing or altered, `model` is not the one that was pruned, or a tensor that the plan
+            says to be 2 of 4 is not.
     """
     folder = Path(directory)
     require_intact(folder, [PLAN, WEIGHTS])
     prepared, _ = prepare_model(copy.deepcopy(model))
-    pruned = rebuild(prepared, read_plan(folder))
+    plan = read_plan(folder)
+    pruned = rebuild(prepared, plan)
     try:
         weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise ArtifactError(f"{folder / WEIGHTS} is no safetensors file: {error}") from error
     _check_fits(pruned, weights)
     pruned.load_state_dict(weights, strict=True)
+    check_zeros(pruned, plan.masks)
     return pruned.eval()
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from torch import Tensor, nn
 
 from autoprune.errors import ArtifactError
-from autoprune.groups.types import ArchitecturePlan
+from autoprune.groups.edits import check_edits
+from autoprune.groups.types import ArchitecturePlan, Edit, EditKind, MaskKind
 
 SCHEMA_VERSION = "1.0"
 _KEYS = frozenset({"schema_version", "kept", "grouped", "attributes", "shapes", "prepared"})
+_OPTIONAL = frozenset({"edits", "masks"})
 _MAX_DIMS = 8
 _MAX_SIZE = 2**31
 _MAX_NAME = 1000
@@ -22,7 +24,7 @@ GroupIndices = tuple[tuple[int, ...], tuple[int, ...]]
 
 def architecture_to_json(architecture: ArchitecturePlan) -> dict[str, Any]:
     """Return a JSON-able dict that `architecture_from_json` reads back to an equal plan."""
-    return {
+    document: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "kept": {
             name: {str(dim): list(index) for dim, index in dims.items()} for name, dims in architecture.kept.items()
@@ -35,6 +37,11 @@ def architecture_to_json(architecture: ArchitecturePlan) -> dict[str, Any]:
         "shapes": {name: list(shape) for name, shape in architecture.shapes.items()},
         "prepared": list(architecture.prepared),
     }
+    if architecture.edits:
+        document["edits"] = [_edit_to_json(edit) for edit in architecture.edits]
+    if architecture.masks:
+        document["masks"] = dict(architecture.masks)
+    return document
 
 
 def architecture_from_json(document: object) -> ArchitecturePlan:
@@ -44,8 +51,8 @@ def architecture_from_json(document: object) -> ArchitecturePlan:
         ArtifactError: A key, type, range or order is wrong; the message says where.
     """
     data = _mapping(document, "plan")
-    if set(data) != _KEYS:
-        _refuse("plan", f"must have exactly the keys {', '.join(sorted(_KEYS))}")
+    if set(data) - _OPTIONAL != _KEYS:
+        _refuse("plan", f"must have exactly the keys {', '.join(sorted(_KEYS))}, and may have edits and masks")
     if data["schema_version"] != SCHEMA_VERSION:
         _refuse("schema_version", f"must be {SCHEMA_VERSION!r}")
     shapes = {name: _shape(value, f"shapes[{name!r}]") for name, value in _mapping(data["shapes"], "shapes").items()}
@@ -64,7 +71,7 @@ def architecture_from_json(document: object) -> ArchitecturePlan:
     if kept.keys() & grouped.keys() or shapes.keys() != kept.keys() | grouped.keys():
         _refuse("shapes", "must name every tensor of kept and grouped, and each of these only once")
     prepared = tuple(_name(p, "prepared") for p in _list(data["prepared"], "prepared"))
-    return ArchitecturePlan(kept, grouped, attributes, shapes, prepared)
+    return ArchitecturePlan(kept, grouped, attributes, shapes, prepared, _edits(data), _masks(data))
 
 
 def check_architecture(model: nn.Module, tensors: Mapping[str, Tensor], architecture: ArchitecturePlan) -> None:
@@ -88,6 +95,19 @@ def check_architecture(model: nn.Module, tensors: Mapping[str, Tensor], architec
         seen.add(id(tensor))
     architecture_from_json(architecture_to_json(architecture))
     _check_attributes(dict(model.named_modules(remove_duplicate=False)), architecture)
+    check_edits(model, architecture.edits)
+    _check_masks(model, architecture)
+
+
+def _check_masks(model: nn.Module, architecture: ArchitecturePlan) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name in architecture.masks:
+        if name not in parameters or name in architecture.shapes:
+            problem = "the model has no such parameter" if name not in parameters else "the plan cuts it too"
+            raise ArtifactError(
+                f"The plan has zeros in {name!r}; {problem}.",
+                hint="Pass the model definition that was pruned, with the same sizes.",
+            )
 
 
 def _check_attributes(modules: Mapping[str, nn.Module], architecture: ArchitecturePlan) -> None:
@@ -187,3 +207,40 @@ def _groups(value: object, shape: tuple[int, ...], where: str) -> list[GroupIndi
     if len({(len(r), len(c)) for r, c in groups}) != 1:
         _refuse(where, "must keep equally many rows and columns in every group")
     return groups
+
+
+def _edit_to_json(edit: Edit) -> dict[str, Any]:
+    value = {"value": edit.value} if edit.value else {}
+    other = {"other": edit.other} if edit.other else {}
+    return {"kind": edit.kind, "path": edit.path, **value, **other}
+
+
+def _edits(data: Mapping[str, Any]) -> tuple[Edit, ...]:
+    edits = tuple(_edit(item, f"edits[{n}]") for n, item in enumerate(_list(data.get("edits", []), "edits")))
+    if len({edit.path for edit in edits}) != len(edits):
+        _refuse("edits", "must name every path only once")
+    return edits
+
+
+def _edit(value: object, where: str) -> Edit:
+    """Read an edit: a rank belongs to `low_rank` alone, a second path to `fold_norm` alone."""
+    entry = _mapping(value, where)
+    kind = next((known for known in get_args(EditKind) if known == entry.get("kind")), None)
+    if kind is None:
+        _refuse(where, f"must have a kind of {', '.join(get_args(EditKind))}")
+    own = {"low_rank": {"value"}, "fold_norm": {"other"}}.get(kind, set())
+    if set(entry) != {"kind", "path"} | own:
+        _refuse(where, f"must have exactly the keys {', '.join(sorted({'kind', 'path'} | own))}")
+    path, other = (_name(text, where) for text in (entry["path"], entry.get("other", "")))
+    if not path or ("other" in own and not other):
+        _refuse(where, "must name a module")
+    rank = _integer(entry["value"], where, 1) if "value" in own else 0
+    return Edit(kind, path, rank, other)
+
+
+def _masks(data: Mapping[str, Any]) -> dict[str, str]:
+    masks = _mapping(data.get("masks", {}), "masks")
+    for name, granularity in masks.items():
+        if not isinstance(granularity, str) or granularity not in get_args(MaskKind):
+            _refuse(f"masks[{name!r}]", f"must be one of {', '.join(get_args(MaskKind))}")
+    return dict(masks)

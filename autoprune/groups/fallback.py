@@ -13,10 +13,10 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from autoprune.errors import AutopruneError
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.depgraph import Coupling, RootGroup, couple, tensors_in
 from autoprune.groups.layers import layer_kind, output_dim, weighted_layers
+from autoprune.groups.recording import FORWARD_ERRORS
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import (
     NO_UNIT,
@@ -36,17 +36,6 @@ NOTE = (
 )
 _PROBE_SEED = 0
 _PROBE_SHARE = 0.45
-# What user code and torch raise where sizes do not fit.
-_FORWARD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    AutopruneError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True)
@@ -212,7 +201,7 @@ class _Probe:
     def _try(self, slicer: Slicer, alive: npt.NDArray[np.bool_]) -> tuple[str, list[Tensor]]:
         try:
             outputs = self._run(slicer.slice(alive))
-        except _FORWARD_ERRORS as error:
+        except FORWARD_ERRORS as error:
             return f"the model does not run without some of its outputs ({type(error).__name__})", []
         if [tuple(t.shape) for t in outputs] != self._shapes:
             return "its output is the model's output", []

@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.errors import GroupError
 from autoprune.groups.layers import PRUNABLE_KINDS
+from autoprune.groups.parts import find_parts
 from autoprune.groups.patterns import apply_patterns
 from autoprune.groups.tracing import ExportError, trace_model
 from autoprune.groups.types import NO_UNIT, ModelGroups
@@ -40,10 +41,12 @@ def find_groups(
         found = verify(trace_model(model, inputs), inputs)
     except ExportError as error:
         found = _fall_back(model, inputs, error)
+    whole = found
     found = apply_patterns(model, found, protect=protect, only=only)
     if not found.groups:
         raise _nothing_to_prune(model, found)
-    return _with_feed_forward(model, found)
+    parts = find_parts(model, whole, inputs, protect=protect, only=only)
+    return replace(_with_feed_forward(model, found), parts=parts)
 
 
 def _with_feed_forward(model: nn.Module, found: ModelGroups) -> ModelGroups:

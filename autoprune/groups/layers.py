@@ -49,3 +49,23 @@ def output_dim(model: nn.Module, parameter: str) -> int:
     """Return the dimension of a layer's weight that holds its outputs."""
     owner = model.get_submodule(parameter.rpartition(".")[0])
     return 1 if isinstance(owner, nn.Embedding | nn.EmbeddingBag | _ConvTransposeNd) else 0
+
+
+def is_plain(layer: nn.Module) -> bool:
+    """Tell whether a convolution or linear layer computes what torch's own does, from its own `weight` and `bias`."""
+    own = layer.__dict__.get("_parameters", {})
+    return own.get("weight") is not None and type(layer).forward in _PLAIN_FORWARDS
+
+
+_PLAIN_FORWARDS = tuple(
+    kind.forward
+    for kind in (
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose1d,
+        nn.ConvTranspose2d,
+        nn.ConvTranspose3d,
+    )
+)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.errors import CandidateError, GroupError
 from autoprune.groups.architecture import architecture_from_json, architecture_to_json, check_architecture
 from autoprune.groups.cloning import clone_model, follow_sizes, named_tensors
+from autoprune.groups.edits import apply_edits
 from autoprune.groups.types import ArchitecturePlan, GroupedWeight, IntArray, SlicingPlan
 
 __all__ = [
@@ -195,8 +196,10 @@ def architecture_of(
 def rebuild(model: nn.Module, architecture: ArchitecturePlan) -> nn.Module:
     """Return the pruned architecture, its weights gathered from `model` (prepared as `architecture.prepared` says).
 
+    Edits follow the slicing; masks change no shape and are left to the weights.
+
     Raises:
-        ArtifactError: The plan does not fit the model; the message names the tensor or attribute.
+        ArtifactError: The plan does not fit the model; the message names the tensor, attribute or module.
     """
     tensors = named_tensors(model)
     check_architecture(model, tensors, architecture)
@@ -209,7 +212,9 @@ def rebuild(model: nn.Module, architecture: ArchitecturePlan) -> nn.Module:
         attributes=architecture.attributes,
     )
     holders = _holders(model, {id(tensors[name]) for name in architecture.shapes})
-    return _apply(model, tensors, cut, holders)
+    pruned = _apply(model, tensors, cut, holders)
+    apply_edits(pruned, architecture.edits)
+    return pruned
 
 
 def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: Iterable[str]) -> nn.Module:

@@ -13,6 +13,7 @@ IntArray = npt.NDArray[np.int64]
 Granularity = Literal["channel", "head", "head_dim", "conv_group", "block"]
 PartKind = Literal["tensor", "depth", "activation", "norm", "pooling", "bias"]
 EditKind = Literal["remove", "fold_norm", "no_bias", "average_pool", "low_rank"]
+MaskKind = Literal["weight", "n_m", "block"]
 NO_UNIT = -1
 
 
@@ -119,7 +120,9 @@ class Part:
         kind: What it is.
         members: What its units are: the parameter itself for a tensor, else module paths (parameters for biases).
         width: Number of units: entries of a tensor, else the number of members.
-        shape: A tensor's shape, outputs first.
+        shape: A tensor's own shape, as its layer stores it.
+        partners: The layer before each member, which takes it in; of norms alone.
+        factored: Whether low-rank factors can take a tensor's place (granularity `rank`).
     """
 
     name: str
@@ -127,6 +130,8 @@ class Part:
     members: tuple[str, ...]
     width: int
     shape: tuple[int, ...] = ()
+    partners: tuple[str, ...] = ()
+    factored: bool = True
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from autoprune.errors import CandidateError
 from autoprune.runtimes.export import export_graph
 from autoprune.runtimes.relax import relaxed_graphs
 from autoprune.tasks.protocol import Inputs
@@ -18,7 +19,8 @@ class OnnxTemplate:
 
     The graph is relaxed first, so that sizes come from the candidate's tensors and not from literals of the
     dense model. Reshapes that split a pruned dimension have two readings (fewer heads, or narrower heads), so
-    there may be two bindings; which of them is right, if any, shows in the outputs.
+    there may be two bindings; which of them is right, if any, shows in the outputs. A candidate of other modules or
+    parameters, such as one without some blocks or activations, has another graph and so no binding at all.
 
     Args:
         model: The dense (prepared) model.
@@ -31,6 +33,7 @@ class OnnxTemplate:
     def __init__(self, model: nn.Module, example: Inputs) -> None:
         graph = export_graph(model, example, optimize=False)
         tensors = _tensors(model)
+        self._tree = _tree(model)
         initializers = {entry.name: entry for entry in graph.graph.initializer}
         self._names = tuple(
             name for name, entry in initializers.items() if name in tensors and _equal(entry, tensors[name])
@@ -38,11 +41,22 @@ class OnnxTemplate:
         self._skeletons = tuple(_skeleton(relaxed, self._names) for relaxed in relaxed_graphs(graph))
 
     def bind(self, model: nn.Module) -> bytes:
-        """Return the graph with the candidate's tensors, in the first reading."""
-        return next(self.bindings(model))
+        """Return the graph with the candidate's tensors, in the first reading.
+
+        Raises:
+            CandidateError: The candidate has other modules or parameters than the dense model.
+        """
+        for payload in self.bindings(model):
+            return payload
+        raise CandidateError("The candidate's modules are not those of the template.", reason="error", stage="export")
 
     def bindings(self, model: nn.Module) -> Iterator[bytes]:
-        """Yield the graph with the candidate's tensors in every reading; none is checked against the model."""
+        """Yield the graph with the candidate's tensors in every reading; none is checked against the model.
+
+        Nothing comes for a candidate whose modules, by path and class, or parameters differ from the dense model's.
+        """
+        if _tree(model) != self._tree:
+            return
         tensors = _tensors(model)
         for skeleton in self._skeletons:
             graph = onnx.ModelProto()
@@ -62,6 +76,12 @@ def _follow_groups(graph: onnx.GraphProto, model: nn.Module) -> None:
         for attribute in node.attribute:
             if attribute.name == "group" and isinstance(groups, int):
                 attribute.i = groups
+
+
+def _tree(model: nn.Module) -> dict[str, object]:
+    """Return the class of every module, and the number of dimensions of every tensor, by path."""
+    modules = {path: type(module) for path, module in model.named_modules(remove_duplicate=False)}
+    return {**modules, **{name: tensor.dim() for name, tensor in _tensors(model).items()}}
 
 
 def _tensors(model: nn.Module) -> dict[str, Tensor]:

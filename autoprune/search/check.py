@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import LoadedConfig
 from autoprune.evaluation.types import Evaluation, Interval, Latency
+from autoprune.groups.types import PruningGroup
 from autoprune.pruning import Recovery
 from autoprune.search.budget import CONTROL_KINDS, EMISSIONS
+from autoprune.search.describe import parts_by_kind
 from autoprune.search.directory import RunDirectory
 from autoprune.search.objectives import constraints_of
 from autoprune.search.phases import proxy_evaluations
@@ -26,7 +28,7 @@ PROBE_STEPS = 4
 
 @dataclass(frozen=True)
 class GroupRow:
-    """A prunable group: the layers that make its units, its dense width and the widths it may take."""
+    """A prunable group or part: what makes its units, its dense width and the widths it may take."""
 
     name: str
     granularity: str
@@ -66,6 +68,7 @@ class CheckReport:
         floor_parameters: Parameters with every group at its least width.
         floor_macs: Multiply-accumulates of one example with every group at its least width.
         floor_bytes: Bytes with every group at its least width.
+        parts: What else can be pruned, without slicing: kind -> weight tensors, blocks, activations and so on.
     """
 
     name: str
@@ -84,6 +87,7 @@ class CheckReport:
     floor_parameters: int = 0
     floor_macs: int = 0
     floor_bytes: int = 0
+    parts: Mapping[str, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain JSON values."""
@@ -111,7 +115,14 @@ def check(loaded: LoadedConfig) -> CheckReport:
         name=bench.config.name,
         tracer=bench.groups.tracer,
         groups=tuple(
-            GroupRow(g.name, g.granularity, g.width, bench.space.widths[g.name], g.layers) for g in bench.space.groups
+            GroupRow(
+                g.name,
+                bench.space.kind(g),
+                g.width,
+                bench.space.widths[g.name],
+                g.layers if isinstance(g, PruningGroup) else g.members,
+            )
+            for g in bench.space.groups
         ),
         protected=tuple(ProtectedRow(p.name, p.kind, p.width, p.reason) for p in bench.groups.protected),
         space_size_log10=bench.space.size_log10(),
@@ -124,8 +135,9 @@ def check(loaded: LoadedConfig) -> CheckReport:
         floor_macs=floor.cost.macs,
         floor_bytes=floor.cost.bytes,
         bytes=dense.cost.bytes,
+        parts=parts_by_kind(bench.groups),
         estimate_seconds=_estimate(bench, dense),
-        warnings=(*warnings, *bench.groups.notes),
+        warnings=(*warnings, *bench.groups.notes, *bench.space.notes),
     )
 
 
