@@ -7,51 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from criteria_cases import by_hand, linear, score, square_task
+from criteria_cases import Net, by_hand, image_task, linear, permute, randomised, score, square_task
 from torch import Tensor, nn
 
 from autoprune.axes import AXES
 from autoprune.errors import CandidateError, ConfigError, UnknownNameError
 from autoprune.groups import DimensionUnits, ModelGroups, PruningGroup, SlicingPlan, find_groups
 from autoprune.pruning.criteria import CRITERIA, CriterionContext, importance, normalized
-from autoprune.tasks import ClassificationTask, LabelledArrays
-
-
-class Net(nn.Module):
-    """A stem and a residual convolution on one group, a grouped convolution behind a group of its own."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, 8, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.inner = nn.Conv2d(8, 12, 3, padding=1, bias=False)
-        self.inner_norm = nn.BatchNorm2d(12)
-        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12, bias=False)
-        self.outer = nn.Conv2d(12, 8, 1, bias=False)
-        self.outer_norm = nn.BatchNorm2d(8)
-        self.fc = nn.Linear(8, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = torch.relu(self.norm(self.stem(x)))
-        y = torch.relu(self.depthwise(torch.relu(self.inner_norm(self.inner(x)))))
-        return self.fc(torch.relu(x + self.outer_norm(self.outer(y))).mean((2, 3)))
-
-
-def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if value.is_floating_point():
-                value.copy_(torch.randn(value.shape, generator=generator))
-                if name.endswith("running_var"):
-                    value.copy_(value.square() + 0.5)
-    return model.eval()
-
-
-def image_task(model: nn.Module) -> ClassificationTask:
-    rng = np.random.default_rng(0)
-    data = LabelledArrays(rng.normal(size=(90, 1, 6, 6)), np.arange(90) % 3)
-    return ClassificationTask(model, data, batch_size=16)
 
 
 @pytest.fixture(scope="module")
@@ -120,19 +82,6 @@ class TestEveryCriterion:
 
     def test_is_declared_with_its_source(self, name: str, context: CriterionContext) -> None:
         assert AXES["criterion"][name].source
-
-
-def permute(model: nn.Module, plan: SlicingPlan, group: PruningGroup, order: np.ndarray) -> None:
-    """Reorder a group's units everywhere: the network computes the same."""
-    state = model.state_dict()
-    with torch.no_grad():
-        for entry in plan.dimensions:
-            index = np.arange(len(entry.units))
-            mine = np.flatnonzero((entry.units >= group.start) & (entry.units < group.start + group.width))
-            if not len(mine):
-                continue
-            index[mine] = mine[order]
-            state[entry.parameter].copy_(state[entry.parameter].index_select(entry.dim, torch.from_numpy(index)))
 
 
 def test_the_registry_and_the_declarations_name_the_same_criteria() -> None:

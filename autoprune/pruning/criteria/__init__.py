@@ -1,10 +1,12 @@
-"""Model and groups -> importance: one score per unit, higher = keep. A criterion is one registered function."""
+"""Model and groups -> importance: one score per unit, or per weight; higher = keep. A criterion is one function."""
 
 from autoprune.pruning.criteria import activations, contribution, geometry, gradients, magnitude
 from autoprune.pruning.criteria.base import CRITERIA, CriterionContext, Scores, importance, normalized
+from autoprune.pruning.criteria.weights import WEIGHT_CRITERIA, weight_importance
 
 __all__ = [
     "CRITERIA",
+    "WEIGHT_CRITERIA",
     "CriterionContext",
     "Scores",
     "activations",
@@ -14,4 +16,5 @@ __all__ = [
     "importance",
     "magnitude",
     "normalized",
+    "weight_importance",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +51,9 @@ class Totals:
     count: int = 0
 
 
+Add = Callable[[Place, Tensor], None]
+
+
 @CRITERIA.register("activation")
 def activation(context: CriterionContext) -> Scores:
     """Return how much of a unit arrives at the layers that read it, over calibration batches.
@@ -67,16 +70,24 @@ def activation(context: CriterionContext) -> Scores:
     """
     places = {g.name: _places(context, g) for g in context.wanted}
     seen: dict[Place, Totals] = {}
-    watched = _watched(context.model, {p for found in places.values() for p in found}, seen)
-    with watched, eval_mode(context.model), torch.no_grad():
-        for drawn in calibration(context, "activation"):
-            context.model(*drawn.inputs.args, **drawn.inputs.kwargs)
+    look_at(context, {p for found in places.values() for p in found}, _adding(context.model, seen))
     units, out = units_of(context), np.zeros(context.groups.plan.unit_count)
     for group in context.wanted:
         parts = [_by_unit(_scores(context, p, seen[p]), units[p.key], group) for p in places[group.name] if p in seen]
         if parts:
             out[group.start : group.start + group.width] = np.mean(parts, axis=0)
     return require_finite(out, "activation", context)
+
+
+def look_at(context: CriterionContext, places: Iterable[Place], add: Add) -> None:
+    """Run the model over the calibration batches in eval mode and hand `add` what passes the places.
+
+    Raises:
+        ConfigError: There is no task or no calibration data.
+    """
+    with watched(context.model, places, add), eval_mode(context.model), torch.no_grad():
+        for drawn in calibration(context, "activation"):
+            context.model(*drawn.inputs.args, **drawn.inputs.kwargs)
 
 
 def _places(context: CriterionContext, group: PruningGroup) -> list[Place]:
@@ -100,13 +111,11 @@ def _places(context: CriterionContext, group: PruningGroup) -> list[Place]:
     return convolutions or linear or makers
 
 
-@contextmanager
-def _watched(model: nn.Module, places: set[Place], seen: dict[Place, Totals]) -> Iterator[None]:
-    """Sum up what passes the places of a model as long as the context lasts."""
+def _adding(model: nn.Module, seen: dict[Place, Totals]) -> Add:
+    """Return what sums up the channels that pass a place."""
 
     def add(place: Place, x: Tensor) -> None:
-        channels = x.movedim(-1 if isinstance(model.get_submodule(place.path), nn.Linear) else 1, 0)
-        values = channels.reshape(len(channels), -1).double()
+        values = by_channel(model.get_submodule(place.path), x)
         present = ((values != 0) if place.reads else (values > 0)).sum(1).double()
         if place not in seen:
             seen[place] = Totals(torch.zeros_like(present), torch.zeros_like(present))
@@ -114,8 +123,21 @@ def _watched(model: nn.Module, places: set[Place], seen: dict[Place, Totals]) ->
         seen[place].present += present
         seen[place].count += values.shape[1]
 
-    def before(place: Place) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        return lambda _, args: add(place, args[0])
+    return add
+
+
+def by_channel(module: nn.Module, x: Tensor) -> Tensor:
+    """Return [channels, positions] float64 of what a linear layer (last dimension) or a convolution (second) sees."""
+    channels = x.movedim(-1 if isinstance(module, nn.Linear) else 1, 0)
+    return channels.reshape(len(channels), -1).double()
+
+
+@contextmanager
+def watched(model: nn.Module, places: Iterable[Place], add: Add) -> Iterator[None]:
+    """Hand `add` what passes the places of a model, the first argument or the output, as long as the context lasts."""
+
+    def before(place: Place) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], None]:
+        return lambda _, args, kwargs: add(place, args[0] if args else next(iter(kwargs.values())))
 
     def after(place: Place) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
         return lambda _, __, output: add(place, output)
@@ -124,7 +146,7 @@ def _watched(model: nn.Module, places: set[Place], seen: dict[Place, Totals]) ->
         for place in places:
             module = model.get_submodule(place.path)
             handle = (
-                module.register_forward_pre_hook(before(place))
+                module.register_forward_pre_hook(before(place), with_kwargs=True)
                 if place.reads
                 else module.register_forward_hook(after(place))
             )

@@ -37,6 +37,7 @@ class CriterionContext:
         task: The user's task, for criteria that need data; None otherwise.
         seed: Seed of draws and of data order.
         batches: Calibration batches that data-driven criteria use.
+        batch_size: Examples of each; None takes the task's own.
         only: Names of the groups whose scores are wanted, None for all; elsewhere the score is 0.
     """
 
@@ -45,6 +46,7 @@ class CriterionContext:
     task: Task | None
     seed: int
     batches: int = 4
+    batch_size: int | None = None
     only: Sequence[str] | None = None
 
     @property
@@ -160,7 +162,7 @@ def calibration(context: CriterionContext, name: str) -> Iterator[Drawn]:
     first = next(context.model.parameters(), None)
     device = torch.device("cpu") if first is None else first.device
     empty = True
-    for drawn in islice(task.batches("calibration", seed=context.seed), context.batches):
+    for drawn in islice(task.batches("calibration", seed=context.seed, batch_size=context.batch_size), context.batches):
         empty = False
         batch = task.move(drawn, device)
         yield Drawn(batch, task.inputs(batch))

@@ -6,7 +6,7 @@ In training mode BatchNorm makes weight and gradient of a unit orthogonal: every
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,11 +91,11 @@ def hessian(context: CriterionContext) -> Scores:
         CandidateError: Loss or a derivative is not finite.
     """
     keys = {g.name: g.producers for g in context.groups.groups}
-    places = _places(context)
+    places = places_of(context)
     generator = torch.Generator().manual_seed(context.seed)
     rounds = []
     for drawn in calibration(context, "hessian"):
-        for products in _curvatures(context, _leaves(context, keys), drawn, places, generator):
+        for products in curvatures_of(context, leaves_of(context, _names(keys)), drawn, places, generator):
             sums = {k: s for k, (s, _) in reduce(context, keys, lambda w, h: w * w * h, other=products).items()}
             rounds.append(0.5 * over_groups(context, keys, sums, average=False))
     return require_finite(np.mean(rounds, axis=0), "hessian", context)
@@ -120,7 +120,9 @@ def noise(context: CriterionContext) -> Scores:
     rounds = []
     for drawn in calibration(context, "noise"):
         for _ in range(PROBES):
-            found = _gradients(context, _leaves(context, keys), drawn.inputs, lambda y: _projection(y, generator))
+            found = gradients_of(
+                context, leaves_of(context, _names(keys)), drawn.inputs, lambda y: _projection(y, generator)
+            )
             sums = reduce(context, keys, lambda _, g: g * g, other=found)
             changes = {key: np.nan_to_num(squares[key]) * total for key, (total, _) in sums.items()}
             rounds.append(over_groups(context, keys, changes, average=False))
@@ -131,7 +133,7 @@ def _over_batches(context: CriterionContext, name: str, score: Callable[[Keys, L
     """Return the mean over calibration batches of a score of the loss's gradients."""
     keys, rounds = _producers(context), []
     for drawn in calibration(context, name):
-        found = _gradients(context, _leaves(context, keys), drawn.inputs, _loss_of(context, drawn.batch))
+        found = gradients_of(context, leaves_of(context, _names(keys)), drawn.inputs, loss_of(context, drawn.batch))
         rounds.append(score(keys, found))
     return require_finite(np.mean(rounds, axis=0), name, context)
 
@@ -140,13 +142,18 @@ def _producers(context: CriterionContext) -> dict[str, tuple[Key, ...]]:
     return {g.name: g.producers for g in context.wanted}
 
 
-def _leaves(context: CriterionContext, keys: Keys) -> Leaves:
-    """Return the producers' parameters as leaves of a graph of their own."""
-    names = dict.fromkeys(name for group in keys.values() for name, _ in group)
+def _names(keys: Keys) -> list[str]:
+    """Return the parameters of all groups, each once."""
+    return list(dict.fromkeys(name for group in keys.values() for name, _ in group))
+
+
+def leaves_of(context: CriterionContext, names: Sequence[str]) -> Leaves:
+    """Return parameters as leaves of a graph of their own."""
     return {name: context.model.get_parameter(name).detach().requires_grad_() for name in names}
 
 
-def _loss_of(context: CriterionContext, batch: Any) -> Scalar:
+def loss_of(context: CriterionContext, batch: Any) -> Scalar:
+    """Return the task's loss of a model's outputs on a batch."""
     task = context.task
     assert task is not None
     return lambda outputs: task.loss(task.structure(outputs), batch)
@@ -164,7 +171,7 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.mul(2.0).sub(1.0)
 
 
-def _gradients(context: CriterionContext, leaves: Leaves, inputs: Inputs, scalar: Scalar) -> Leaves:
+def gradients_of(context: CriterionContext, leaves: Leaves, inputs: Inputs, scalar: Scalar) -> Leaves:
     """Return a scalar's gradient by parameter, 0 where it does not depend on it."""
     with eval_mode(context.model), torch.enable_grad():
         value = scalar(functional_call(context.model, leaves, inputs.args, inputs.kwargs))
@@ -172,7 +179,7 @@ def _gradients(context: CriterionContext, leaves: Leaves, inputs: Inputs, scalar
     return {n: torch.zeros_like(p) if g is None else g for (n, p), g in zip(leaves.items(), found, strict=True)}
 
 
-def _curvatures(
+def curvatures_of(
     context: CriterionContext,
     leaves: Leaves,
     drawn: Drawn,
@@ -183,7 +190,7 @@ def _curvatures(
     inputs, out = list(leaves.values()), []
     with eval_mode(context.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         args, kwargs = drawn.inputs
-        loss = _loss_of(context, drawn.batch)(functional_call(context.model, leaves, args, kwargs))
+        loss = loss_of(context, drawn.batch)(functional_call(context.model, leaves, args, kwargs))
         slopes = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
         used = [s for s in slopes if s is not None and s.requires_grad]
         for _ in range(PROBES):
@@ -196,7 +203,7 @@ def _curvatures(
     return out
 
 
-def _places(context: CriterionContext) -> dict[Key, Tensor]:
+def places_of(context: CriterionContext) -> dict[Key, Tensor]:
     """Return where in a dimension an index stands when the units are ordered by their norms."""
     rank: npt.NDArray[np.int64] = np.zeros(context.groups.plan.unit_count, dtype=np.int64)
     norms = l2(CriterionContext(context.model, context.groups, None, context.seed))
