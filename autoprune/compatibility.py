@@ -9,6 +9,9 @@ from autoprune.errors import ConfigError
 from autoprune.groups.types import ModelGroups, Part, PruningGroup
 from autoprune.policy import OVERRIDABLE, Policy, Strategy
 
+CHEAPER = ("channel", "head", "ffn", "depth", "rank")
+"""Granularities that take away multiply-accumulates of dense kernels."""
+
 
 def can_rank(group: PruningGroup, criterion: str) -> bool:
     """Tell whether a group has what a criterion needs."""
@@ -33,6 +36,7 @@ def check_policy(groups: ModelGroups, policy: Policy) -> None:
                 f"The policy names the group {name!r}, which this model does not have.",
                 hint="Apply a policy only to the model it was searched for.",
             )
+    _check_amount(policy)
     concerned = list(policy.sparsity) if policy.amount is None else [p.name for p in concerns(groups, policy.strategy)]
     for name in concerned:
         _check_choice(by_name[name], policy)
@@ -50,7 +54,7 @@ def concerns(groups: ModelGroups, strategy: Strategy) -> tuple[PruningGroup | Pa
     if kind in EDITS:
         found = tuple(p for p in groups.parts if p.kind == kind)
     elif kind in TENSORS:
-        found = tuple(p for p in groups.parts if p.kind == "tensor")
+        found = tuple(p for p in groups.parts if p.kind == "tensor" and (kind != "rank" or p.factored))
     elif kind == "head":
         found = tuple(g for g in groups.groups if g.granularity == "head")
     elif kind == "ffn":
@@ -63,6 +67,29 @@ def concerns(groups: ModelGroups, strategy: Strategy) -> tuple[PruningGroup | Pa
             hint="`autoprune check` lists what can be pruned.",
         )
     return found
+
+
+def _check_amount(policy: Policy) -> None:
+    """Refuse an amount that the strategy cannot use up, and choices for a group that one amount for all rules out."""
+    amount, strategy = policy.amount, policy.strategy
+    if amount is None:
+        return
+    if amount.kind == "macs" and strategy.granularity not in CHEAPER:
+        raise ConfigError(
+            f"Granularity {strategy.granularity!r} takes away no multiply-accumulates: none can be asked for.",
+            hint="Ask for a sparsity.",
+        )
+    if amount.kind == "threshold" and strategy.regularizer == "hard_concrete":
+        raise ConfigError(
+            "The regularizer 'hard_concrete' needs to know how many gates stay open; a threshold does not say it.",
+            hint="Ask for a sparsity or a share of the MACs.",
+        )
+    for name, choice in policy.overrides.items():
+        if "schedule" in choice:
+            raise ConfigError(
+                f"The policy gives the group {name!r} a schedule of its own, and one amount for all groups together.",
+                hint="Take scope per_group and a sparsity for every group, or one schedule.",
+            )
 
 
 def _check_choice(found: PruningGroup | Part, policy: Policy) -> None:
@@ -78,6 +105,11 @@ def _check_choice(found: PruningGroup | Part, policy: Policy) -> None:
         raise ConfigError(
             f"The policy prunes the weight {name!r} by granularity {granularity!r}, which works on whole units.",
             hint=f"Take one of {', '.join(TENSORS)}.",
+        )
+    if isinstance(found, Part) and granularity == "rank" and not found.factored:
+        raise ConfigError(
+            f"The policy gives the weight {name!r} a lower rank; low-rank factors cannot take its layer's place.",
+            hint="Factors stand for plain linear layers and convolutions in one group. Leave it out, or mask it.",
         )
     if isinstance(found, PruningGroup):
         if granularity not in STRUCTURED:

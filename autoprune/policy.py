@@ -62,7 +62,8 @@ class Strategy:
         batch_size: Examples a step of recovery; None takes the run's.
         strength: Factor of the regularizer, > 0; None takes the regularizer's own.
         rounds: Cuts of a schedule, or of greedy selection, >= 1.
-        tolerance: Rise of the loss, as a share of the loss before, above which a dynamic schedule rolls back, >= 0.
+        tolerance: Loss of the first metric at one cut above which a dynamic schedule takes it back, >= 0: in the
+            metric's own unit where it is bounded, such as an accuracy, else relative.
     """
 
     criterion: str = "l1"
@@ -80,7 +81,7 @@ class Strategy:
     batch_size: int | None = None
     strength: float | None = None
     rounds: int = 5
-    tolerance: float = 0.1
+    tolerance: float = 0.02
 
     def __post_init__(self) -> None:
         for axis in AXES:
@@ -145,6 +146,18 @@ class Amount:
         _check_range("amount.round_to", self.round_to, self.round_to == "auto" or self.round_to >= 1, "be >= 1 or auto")
         _check_range("amount.most", self.most, 0.0 < self.most < 1.0, "lie in (0, 1)")
         object.__setattr__(self, "value", round(float(self.value), SPARSITY_DIGITS))
+
+    @classmethod
+    def of(cls, kind: str, value: float, round_to: int | Literal["auto"] = "auto") -> Amount:
+        """Return an amount of a kind that is given by name.
+
+        Raises:
+            UnknownNameError: No kind of that name.
+        """
+        for known in get_args(AmountKind):
+            if known == kind:
+                return cls(known, value, round_to)
+        raise unknown_name("kind of amount", kind, list(get_args(AmountKind)))
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from autoprune.errors import CandidateError, ConfigError, TaskError
-from autoprune.pruning.recovery import distillation_penalty, fine_tune, recalibrate
+from autoprune.pruning.distilling import distillation_penalty
+from autoprune.pruning.recovery import fine_tune, recalibrate
 from autoprune.tasks import ClassificationTask, LabelledArrays, RecoverContext
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "Capability",
     "Level",
     "Preset",
+    "exclusions",
     "refusal",
 ]
 
@@ -78,6 +79,13 @@ def refusal(point: Mapping[str, str]) -> str | None:
             f"criterion {criterion!r} does not go with granularity {granularity!r}: it is ranked by {', '.join(able)}"
         )
     return None
+
+
+def exclusions(axis: str, name: str) -> dict[str, str]:
+    """Return `axis=name` -> why, of every value of the other axes that one value does not go with, either way."""
+    pairs = [(other, o) for other, table in AXES.items() if other != axis for o in table]
+    found = {f"{other}={o}": refusal({axis: name, other: o}) for other, o in pairs}
+    return {value: why for value, why in found.items() if why is not None}
 
 
 _WEIGHT_CRITERIA = tuple(v.name for v in criteria.CRITERIA if "weight" in v.levels)

@@ -96,6 +96,7 @@ _TRAINED = (
         "growing_l2",
         "Trains under an L2 penalty that grows on the units that will go.",
         regularizer="growing_l2",
+        same_as="magnitude_l1",
         source="Wang et al., Neural Pruning via Growing Regularization, ICLR 2021",
     ),
     _preset(
@@ -107,8 +108,9 @@ _TRAINED = (
     ),
     _preset(
         "slimming_weights",
-        "Trains under an L1 penalty on weights, then cuts below one threshold for all.",
+        "Trains under an L1 penalty on weights, then cuts below one threshold for all, relative to each group's mean.",
         regularizer="l1",
+        normalization="mean",
         scope="global",
         source="Liu et al., Network Slimming, ICCV 2017 (on weights)",
     ),

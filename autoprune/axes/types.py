@@ -57,7 +57,7 @@ class Preset:
         source: The paper or work that it comes from.
         axes: Axis -> value, every axis.
         settings: Numbers that belong to it, by field of `Strategy`.
-        same_as: The preset that it is another name of, where it is one.
+        same_as: The preset that keeps the same units, where one does; they differ in what happens to the rest.
     """
 
     name: str

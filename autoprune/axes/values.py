@@ -217,6 +217,8 @@ REGROWTHS = (
         excludes={
             "schedule=one_shot": "there is no later cut to return at",
             "schedule=dynamic": "it rolls back instead",
+            "granularity=n_m": "single returns would break the pattern",
+            "granularity=block": "single returns would break the blocks",
             "selection=greedy": "what is scored anew may return anyhow",
         },
     ),

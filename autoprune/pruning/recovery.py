@@ -1,16 +1,14 @@
-"""Pruned model -> recovered model: BatchNorm estimated anew, weights fine-tuned, the dense model as teacher."""
+"""Pruned model -> recovered model: BatchNorm estimated anew, weights fine-tuned."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from autoprune.errors import AutopruneError, CandidateError, ConfigError, TaskError
+from autoprune.errors import AutopruneError, CandidateError, TaskError
 from autoprune.tasks.failures import describe
 from autoprune.tasks.protocol import RecoverContext, Task
 
@@ -53,6 +51,25 @@ def recalibrate(model: nn.Module, task: Task, *, limit: int, seed: int) -> None:
     if count == 0:
         raise TaskError("batches('calibration') yields nothing.", hint="Give the task calibration data.")
     _demand_finite(model, "A BatchNorm statistic", reason="nonfinite")
+
+
+def calibration_loss(model: nn.Module, task: Task, *, limit: int, seed: int) -> float:
+    """Return the mean loss over calibration batches, in eval mode; BatchNorm is taken as it is.
+
+    Args:
+        model: Put into eval mode.
+        task: Gives data and loss.
+        limit: Units to average over.
+        seed: Seed of their draw.
+    """
+    model.eval()
+    found = []
+    with torch.no_grad():
+        for drawn in task.batches("calibration", seed=seed, limit=limit):
+            batch = task.move(drawn, _device(model))
+            args, kwargs = task.inputs(batch)
+            found.append(float(task.loss(task.structure(model(*args, **kwargs)), batch)))
+    return sum(found) / max(len(found), 1)
 
 
 @contextmanager
@@ -119,30 +136,6 @@ def placed(model: nn.Module, device: torch.device) -> Iterator[None]:
         yield
     finally:
         model.cpu()
-
-
-def distillation_penalty(task: Task, teacher: nn.Module, weight: float) -> Callable[[nn.Module, Any, Any], Tensor]:
-    """Return a penalty for `RecoverContext`: `weight` times the task's distance from the teacher's outputs.
-
-    Args:
-        task: Gives `distill_loss`.
-        teacher: The dense model; put into eval mode. A copy is made where training runs on another device.
-        weight: In [0, 1].
-    """
-    if not 0.0 <= weight <= 1.0:
-        raise ConfigError(f"The distillation weight must lie in [0, 1]. Got {weight}.")
-    teachers = {_device(teacher): teacher.eval()}
-
-    def penalty(model: nn.Module, outputs: Any, batch: Any) -> Tensor:
-        device = _device(model)
-        if device not in teachers:
-            teachers[device] = copy.deepcopy(teacher).to(device)
-        args, kwargs = task.inputs(batch)
-        with torch.no_grad():
-            target = task.structure(teachers[device](*args, **kwargs))
-        return weight * task.distill_loss(task.structure(outputs), target, batch)
-
-    return penalty
 
 
 def _run_over(model: nn.Module, task: Task, limit: int, seed: int) -> int:

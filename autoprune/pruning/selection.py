@@ -1,4 +1,4 @@
-"""Scores -> kept units: the k best of every group."""
+"""Scores -> what stays: the selections, and the best k of a group."""
 
 from __future__ import annotations
 
@@ -7,11 +7,41 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.compatibility import check_policy
-from autoprune.groups.types import ModelGroups, PruningGroup
-from autoprune.policy import Policy
+from autoprune.groups.types import PruningGroup
+from autoprune.registry import Registry
 
-Scores = Callable[[str], npt.NDArray[np.float64]]
+Scores = npt.NDArray[np.float64]
+Selection = Callable[[Scores, np.random.Generator], Scores]
+SELECTIONS: Registry[Selection] = Registry("selection")
+"""Name -> function of [n] scores and a source of randomness -> [n] scores by which the best stay."""
+
+_SMALLEST = 1e-12
+
+
+@SELECTIONS.register("top_k")
+def top_k(scores: Scores, rng: np.random.Generator) -> Scores:
+    """Return the scores: the k best stay."""
+    del rng
+    return scores
+
+
+@SELECTIONS.register("greedy")
+def greedy(scores: Scores, rng: np.random.Generator) -> Scores:
+    """Return the scores: the k best stay, a few going at a time with new scores in between (Mozer, Smolensky, 1988)."""
+    del rng
+    return scores
+
+
+@SELECTIONS.register("stochastic")
+def stochastic(scores: Scores, rng: np.random.Generator) -> Scores:
+    """Return scores times exponentiated Gumbel noise: the k best are a draw of k without replacement.
+
+    Each draw takes a unit with a chance in proportion to its score (Kool et al., Stochastic Beams, ICML 2019). Scores
+    below 0 are raised to it first.
+    """
+    positive = scores - min(float(scores.min()), 0.0)
+    positive = np.maximum(positive / max(float(positive.max()), _SMALLEST), _SMALLEST)
+    return np.asarray(positive * np.exp(rng.gumbel(size=len(scores))))
 
 
 def width_after(group: PruningGroup, sparsity: float) -> int:
@@ -19,24 +49,8 @@ def width_after(group: PruningGroup, sparsity: float) -> int:
     return max(1, round(group.width * (1.0 - sparsity)))
 
 
-def select(groups: ModelGroups, policy: Policy, scores: Scores) -> npt.NDArray[np.bool_]:
-    """Return [unit_count] which units stay; of equal scores the earlier unit stays.
-
-    Args:
-        groups: The model's groups.
-        policy: Sparsity and criterion of every group.
-        scores: Criterion name -> [unit_count] importance, higher stays.
-
-    Raises:
-        ConfigError: The policy does not fit the model.
-    """
-    check_policy(groups, policy)
-    alive = np.ones(groups.plan.unit_count, dtype=bool)
-    for group in groups.groups:
-        sparsity = policy.sparsity.get(group.name, 0.0)
-        if sparsity <= 0.0:
-            continue
-        span = slice(group.start, group.start + group.width)
-        order = np.argsort(-scores(policy.criterion_of(group.name))[span], kind="stable")
-        alive[group.start + order[width_after(group, sparsity) :]] = False
-    return alive
+def keep_best(scores: Scores, count: int) -> npt.NDArray[np.bool_]:
+    """Return [n] True for the `count` best; of equal scores the earlier stays."""
+    kept = np.zeros(len(scores), dtype=bool)
+    kept[np.argsort(-scores, kind="stable")[:count]] = True
+    return kept

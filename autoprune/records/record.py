@@ -68,6 +68,7 @@ class CandidateRecord:
         cpu_seconds: Processor seconds spent on it, all threads.
         device: What trained it, such as `cpu` or `cuda:NVIDIA H200`.
         measured_on: Host that timed it, where that is another worker's.
+        notes: What a reader should know of how it was pruned.
     """
 
     id: str
@@ -91,6 +92,7 @@ class CandidateRecord:
     cpu_seconds: float = 0.0
     device: str = ""
     measured_on: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def is_control(self) -> bool:

@@ -12,15 +12,16 @@ import secrets
 import signal
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, CandidateError
 from autoprune.groups import prepare_model, rebuild
@@ -52,6 +53,7 @@ class Order:
         policy: What was asked.
         architecture: What it is.
         weights: Its tensors after the cut.
+        masks: Weights' entries that are not held at zero.
         recovery: Its budget, without hooks.
         team: This process's place.
     """
@@ -59,6 +61,7 @@ class Order:
     policy: Policy
     architecture: ArchitecturePlan
     weights: bytes
+    masks: Mapping[str, Tensor]
     recovery: Recovery
     team: Team
 
@@ -93,7 +96,7 @@ class Ranks:
                     self._others = [_started(self._setup) for _ in range(1, size)]
                 for rank, (_, pipe) in enumerate(self._others, start=1):
                     team, recovery = Team(rank, size, meeting), self._recovery_of(context, rank)
-                    pipe.send(Order(pruned.policy, pruned.architecture, weights, recovery, team))
+                    pipe.send(Order(pruned.policy, pruned.architecture, weights, pruned.masks, recovery, team))
                 self._await_all()
                 fine_tune_together(pruned.model, self._task, context, Team(0, size, meeting))
                 self._await_all()
@@ -165,9 +168,11 @@ def _train(pipe: Connection, order: Order, task: Task, dense: nn.Module) -> None
     if device.type == "cuda":
         torch.cuda.set_device(device)
     model = set_weights(rebuild(dense, order.architecture), order.weights)
-    context = recover_context(order.policy, order.recovery, task, dense)
-    pipe.send(READY)
-    fine_tune_together(model, task, context, order.team)
+    pruned = PrunedModel(model, order.policy, np.ones(0, dtype=bool), order.architecture, order.masks)
+    with ExitStack() as hooks:
+        context = recover_context(pruned, order.recovery, task, dense, hooks)
+        pipe.send(READY)
+        fine_tune_together(model, task, context, order.team)
     pipe.send(READY)
 
 

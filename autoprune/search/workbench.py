@@ -39,6 +39,7 @@ from autoprune.records import CandidateRecord, Fidelity
 from autoprune.runtimes import CPU, OnnxTemplate, Session, Target, device_name, on_device, open_session, parse_target
 from autoprune.search.devices import training_devices
 from autoprune.search.executors.base import Job
+from autoprune.search.idle import refuse_idle
 from autoprune.search.objectives import Objective, error_like, objectives_of, values_of
 from autoprune.search.outbox import Outbox
 from autoprune.search.ranks import Ranks
@@ -92,9 +93,18 @@ class Workbench:
         self.groups: ModelGroups = find_groups(self.model, self.example, protect=protect, only=self.config.groups.only)
         self.space: BoundSpace = load_space(self.config.space, base=setup.base).bind(self.groups)
         self.objectives: tuple[Objective, ...] = objectives_of(self.config, self.task)
+        refuse_idle(self.space, self.objectives)
         self.targets: tuple[Target, ...] = tuple(parse_target(t) for t in self.config.latency.targets)
         self.gate = HostGate()
-        self.pruner = Pruner(self.model, self.groups, self.task, seed=self.config.search.seed, prepared=self.prepared)
+        self.pruner = Pruner(
+            self.model,
+            self.groups,
+            self.task,
+            seed=self.config.search.seed,
+            prepared=self.prepared,
+            count=partial(count_macs, example=self.example),
+        )
+        self.space = self.space.with_allotments(self.pruner.allotment)
         self.outbox = Outbox(setup)
         self._template: OnnxTemplate | None = None
         self._dense: Dense | None = None
@@ -185,12 +195,6 @@ class Workbench:
         seed = candidate_seed(self.config.search.seed, policy.digest, repeat)
         device, *others = self.devices_of(policy)
         with TrainingTurn(self.gate, device) as take_turns:
-
-            def on_step(model: nn.Module, step: int) -> None:
-                take_turns(model, step)
-                if watch is not None:
-                    watch.on_step(model, step)
-
             return self.pruner.prune(
                 policy,
                 Recovery(
@@ -199,7 +203,8 @@ class Workbench:
                     calibration=budget.proxy_images,
                     distillation=budget.distillation,
                     seed=seed,
-                    on_step=on_step,
+                    on_step=take_turns,
+                    on_probe=None if watch is None else watch.on_step,
                     on_report=None if watch is None else watch.on_report,
                     device=device,
                     train=self.ranks.train if others else None,
@@ -224,7 +229,7 @@ class Workbench:
 
     def devices_of(self, policy: Policy) -> tuple[torch.device, ...]:
         """Return what a policy's model trains on; nothing is trained where nothing is removed."""
-        return self.devices if policy.sparsity else (CPU,)
+        return self.devices if policy.removes else (CPU,)
 
     def evaluate(
         self, model: nn.Module, *, seed: int, rounds: int, seconds: dict[str, float], targets: Sequence[Target] = ()
@@ -270,6 +275,7 @@ class Workbench:
         watch = None if job.rungs is None else RungWatch(job.rungs, partial(self.probe, seed=record.seed))
         with _timed(seconds, "prune"):
             pruned = self.prune(job.policy, job.fidelity, repeat=job.repeat, watch=watch)
+        record = replace(record, notes=pruned.notes)
         files = _weights(pruned) if job.fidelity == "full" or job.stage == "train" else {}
         if watch is not None:
             record = replace(record, reports=tuple(watch.reports))
@@ -308,6 +314,7 @@ class Workbench:
             device=first.device,
             measured_on=platform.node(),
             reports=first.reports,
+            notes=first.notes,
             seconds=first.seconds,
             cpu_seconds=first.cpu_seconds,
         )

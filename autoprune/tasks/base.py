@@ -20,6 +20,7 @@ from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Rec
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
+ADAMW_SHARE = 0.05
 GRADIENT_NORM = 5.0
 WARM_UP = 0.1
 TEMPERATURE = 2.0
@@ -88,18 +89,20 @@ class BaseTask(ABC):
         return {name: float(np.mean(values)) for name, values in per_unit.items()}
 
     def recover(self, model: nn.Module, ctx: RecoverContext) -> None:
-        """Train with SGD: Nesterov momentum, weight decay on weights, warm-up then cosine to 0, clipped gradients.
+        """Train: weight decay on weights, warm-up then cosine to 0, clipped gradients.
+
+        The optimizer is SGD with Nesterov momentum, or AdamW at a twentieth of the learning rate, as `ctx` says.
 
         Raises:
             CandidateError: The loss is not finite.
         """
         model.to(ctx.device, ctx.dtype).train()
-        optimizer = _sgd(model, ctx.lr)
+        optimizer, lr = _optimizer(model, ctx)
         every = max(1, ctx.steps // 10)
         total, count = 0.0, 0
         for step, batch in zip(range(ctx.steps), self._endless(ctx), strict=False):
             for group in optimizer.param_groups:
-                group["lr"] = ctx.lr * rate(step, ctx.steps)
+                group["lr"] = lr * rate(step, ctx.steps)
             total += self._train_step(model, optimizer, self.move(batch, ctx.device), ctx)
             count += 1
             ctx.after_step(model, step)
@@ -215,14 +218,27 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
-def _sgd(model: nn.Module, lr: float) -> torch.optim.SGD:
+def _optimizer(model: nn.Module, ctx: RecoverContext) -> tuple[torch.optim.Optimizer, float]:
+    """Return the optimizer and its peak learning rate.
+
+    Raises:
+        TaskError: All parameters are frozen, or no optimizer has that name.
+    """
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained:
         raise TaskError("All parameters of the model are frozen.", hint="Set requires_grad to True where it may train.")
     weights = [p for p in trained if p.ndim > 1]
     others = [p for p in trained if p.ndim <= 1]
     groups = [{"params": weights, "weight_decay": WEIGHT_DECAY}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.SGD([g for g in groups if g["params"]], lr=lr, momentum=MOMENTUM, nesterov=True)
+    found: list[dict[str, Any]] = [g for g in groups if g["params"]]
+    if ctx.optimizer == "sgd":
+        return torch.optim.SGD(found, lr=ctx.lr, momentum=MOMENTUM, nesterov=True), ctx.lr
+    if ctx.optimizer == "adamw":
+        lr = ctx.lr * ADAMW_SHARE
+        # Decay is lr * weight_decay a step: the same pull as SGD's at its learning rate.
+        decayed = [{**g, "weight_decay": g["weight_decay"] / ADAMW_SHARE} for g in found]
+        return torch.optim.AdamW(decayed, lr=lr), lr
+    raise TaskError(f"Unknown optimizer {ctx.optimizer!r}.", hint="Known: sgd, adamw.")
 
 
 def _update(digest: Any, tensor: Tensor) -> None:

@@ -69,6 +69,7 @@ class RecoverContext:
         on_step: Called after each optimizer step (masks, projection, the host gate's turn).
         on_report: Called with (step, value); False asks the loop to stop.
         on_checkpoint: Called with (model, optimizer, step).
+        optimizer: Name on the optimizer axis: `sgd` or `adamw`; a loop of the user's own may have its own.
     """
 
     steps: int
@@ -83,6 +84,7 @@ class RecoverContext:
     on_step: Callable[[nn.Module, int], None] | None = None
     on_report: Callable[[int, float], bool] | None = None
     on_checkpoint: Callable[[nn.Module, torch.optim.Optimizer, int], None] | None = None
+    optimizer: str = "sgd"
     calls: dict[str, int] = field(default_factory=dict)
 
     def extra_loss(self, model: nn.Module, outputs: Any, batch: Any) -> Tensor:
