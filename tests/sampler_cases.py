@@ -37,9 +37,10 @@ def context_of(
     levels: int = 4,
     criteria: Sequence[str] = ("l1", "l2"),
     only: Sequence[str] | None = None,
+    strategy: Mapping[str, Any] | None = None,
     **further: Any,
 ) -> SamplerContext:
-    space = bound(groups, levels, criteria, only)
+    space = bound(groups, levels, criteria, only, strategy or {})
     costs = CostModel.of(net, groups, example(), [g.name for g in space.groups])
     context = SamplerContext(
         space=space,
@@ -60,13 +61,19 @@ def example() -> Inputs:
     return Inputs((torch.zeros(1, 1, 8, 8),), {})
 
 
-def bound(groups: ModelGroups, levels: int, criteria: Sequence[str], only: Sequence[str] | None) -> BoundSpace:
+def bound(
+    groups: ModelGroups,
+    levels: int,
+    criteria: Sequence[str],
+    only: Sequence[str] | None,
+    strategy: Mapping[str, Any],
+) -> BoundSpace:
     spec = SearchSpace.model_validate(
         {
             "name": "small",
             "description": "-",
             "sparsity": {"max": 0.8, "round_to": 1, "max_levels": levels},
-            "strategy": {"criterion": {"choices": criteria}, "recovery": {"choices": ["recalibrate"]}},
+            "strategy": {"criterion": {"choices": criteria}, "recovery": {"choices": ["recalibrate"]}, **strategy},
         }
     )
     space = spec.bind(groups)
@@ -79,7 +86,11 @@ def bound(groups: ModelGroups, levels: int, criteria: Sequence[str], only: Seque
 def measured(context: SamplerContext, params: Mapping[str, Any]) -> dict[str, float]:
     """Return made-up figures: what groups lose adds up, more to the front of the network; l2 loses more than l1."""
     space = context.space
-    widths = [[space.widths[g.name][int(params.get(LEVEL_PREFIX + g.name, 0))] for g in space.groups]]
+    levels: Sequence[int] = [int(params.get(LEVEL_PREFIX + g.name, 0)) for g in space.groups]
+    if params.get("scope", "per_group") != "per_group":
+        point = {"granularity": "channel", "scope": params["scope"], "criterion": "l1", "normalization": "none"}
+        levels = space.allotted(point, params["amount"])
+    widths = [[space.widths[g.name][level] for g, level in zip(space.groups, levels, strict=True)]]
     removed = [1.0 - w / g.width for w, g in zip(widths[0], space.groups, strict=True)]
     loss = sum(r**2 / (place + 1.0) for place, r in enumerate(removed))
     loss *= 1.3 if params.get("criterion") == "l2" else 1.0
@@ -131,7 +142,7 @@ def evaluate(context: SamplerContext, study: Study, count: int = 1) -> list[dict
 
 def assert_inside(context: SamplerContext, params: Mapping[str, Any]) -> None:
     known = context.space.distributions()
-    assert set(params) == set(known)
+    assert set(params) == context.space.active(params)
     for name, value in params.items():
         assert known[name]._contains(known[name].to_internal_repr(value)), (name, value)
 

@@ -208,7 +208,7 @@ def recovered_context() -> SamplerContext:
     context, study = proxies()
     spec = context.space.spec
     strategy = spec.strategy.model_dump() | {
-        "recovery": {"choices": ["fine_tune", "recalibrate"]},
+        "recovery": {"choices": ["fine_tune", "distillation"]},
         "learning_rate": {"low": 0.01, "high": 0.1},
     }
     declared = type(spec).model_validate({**spec.model_dump(), "strategy": strategy})
@@ -260,13 +260,14 @@ def test_criteria_of_single_groups_are_carried_from_the_proxies_and_learned_from
     context = chain_context(space)
     study, who = searched(context, 16)
     assert who.count("infill") == 7
-    assert {t.params["criterion/layer1"] for t in study.trials} <= {"l1", "l2"}
+    asked = [t.params for t in study.trials if t.params["level/layer1"]]
+    assert {params["criterion/layer1"] for params in asked} <= {"l1", "l2"}
     after = with_dense(replace(context, fidelity="short", prior=tuple(study.trials)))
     recovered, who = searched(after, 20)
     assert set(who) == {"seeding", "infill"}
     carried = {key(t.params) for t in study.trials} & {key(t.params) for t in recovered.trials[: who.count("seeding")]}
     assert carried
-    assert len({t.params["criterion/layer0"] for t in recovered.trials}) > 1
+    assert len({t.params["criterion/layer0"] for t in recovered.trials if t.params["level/layer0"]}) > 1
 
 
 def test_a_search_in_vain_reaches_a_plateau_and_a_fruitful_one_does_not() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial, TrialState
 from sampler_cases import (
     ACCURACY,
@@ -71,9 +71,21 @@ def contexts(net: TinyNet, groups: ModelGroups) -> Callable[..., SamplerContext]
     return make
 
 
-@pytest.fixture(scope="module")
-def context(contexts: Callable[..., SamplerContext]) -> SamplerContext:
-    return contexts()
+CONDITIONAL = {
+    "scope": {"choices": ["per_group", "local", "global"]},
+    "recovery": {"choices": ["recalibrate", "fine_tune"]},
+    "schedule": {"choices": ["one_shot", "cubic", "dynamic"]},
+    "regularizer": {"choices": ["none", "l1", "growing_l2"]},
+    "regrowth": {"choices": ["none", "gradient"]},
+    "learning_rate": {"low": 0.01, "high": 0.1},
+    "strength": {"low": 1e-4, "high": 1e-2},
+    "rounds": {"choices": [3, 5]},
+}
+
+
+@pytest.fixture(scope="module", params=["plain", "conditional"])
+def context(request: pytest.FixtureRequest, contexts: Callable[..., SamplerContext]) -> SamplerContext:
+    return contexts(strategy=CONDITIONAL if request.param == "conditional" else {})
 
 
 def asked(context: SamplerContext, study: optuna.Study) -> tuple[optuna.Trial, Sequence[float]]:
@@ -201,12 +213,13 @@ def test_trials_under_way_are_borne(name: str, context: SamplerContext) -> None:
 @every
 def test_enqueued_trials_come_first(name: str, context: SamplerContext) -> None:
     study = study_of(context, made(name, context))
-    whole = {n: d.high if isinstance(d, IntDistribution) else "l2" for n, d in context.space.distributions().items()}
+    known = context.space.distributions()
+    whole = {n: d.choices[-1] if isinstance(d, CategoricalDistribution) else d.high for n, d in known.items()}
     level = next(n for n in whole if n.startswith(LEVEL_PREFIX))
     study.enqueue_trial(whole)
-    study.enqueue_trial({level: 2})
+    study.enqueue_trial({level: 2, "scope": "per_group"} if "scope" in whole else {level: 2})
     proposed = evaluate(context, study, 4)
-    assert proposed[0] == whole
+    assert proposed[0] == {name: whole[name] for name in context.space.active(whole)}
     assert proposed[1][level] == 2
     for params in proposed:
         assert_inside(context, params)

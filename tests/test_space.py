@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from part_cases import model
 
 from autoprune.axes import AXES
+from autoprune.compatibility import check_policy
 from autoprune.errors import ConfigError, UnknownNameError
 from autoprune.groups.types import ModelGroups, PruningGroup, SlicingPlan
 from autoprune.space import SearchSpace, list_spaces, load_space
@@ -122,8 +124,20 @@ def test_size_counts_every_combination() -> None:
 def test_ready_made_spaces_load_and_bind(name: str) -> None:
     loaded = load_space(name)
     assert loaded.name == name
-    assert loaded.bind(groups_of(16, 32, 64)).distributions()
+    groups = model()
+    space = loaded.bind(groups)
+    known = space.distributions()
+    assert known
     assert all(c in AXES["criterion"] for c in loaded.strategy.criterion.choices)
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    policies = set()
+    for _ in range(200):
+        trial = study.ask()
+        policies.add(policy := space.suggest(trial))
+        check_policy(groups, policy)
+        assert set(trial.params) == space.active(trial.params) <= set(known)
+        assert space.policy_of(trial.params) == policy
+    assert len(policies) >= 80
 
 
 def test_a_space_is_found_by_path(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from autoprune.groups.layers import output_dim
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import NO_UNIT, GroupedWeight, IntArray, ModelGroups
 from autoprune.predictor.operations import Operation, count_operations, width_exponents
+from autoprune.predictor.parts import Edited, PartCosts
 from autoprune.tasks.protocol import Inputs
 
 FloatArray = npt.NDArray[np.float64]
@@ -92,14 +93,15 @@ class _Shapes:
 
 @dataclass(frozen=True)
 class CostModel:
-    """Cost as a function of the groups' widths.
+    """Cost as a function of the groups' and parts' widths.
 
     Counts equal those of the really sliced model where every unit of a group stands for equally many indices, which
     is so for channels, heads and blocks. Operations without a weight (the products inside attention) follow power laws
-    in the widths, found by slicing one group at a time.
+    in the widths, found by slicing one group at a time. Zeros that masks keep change `nonzero` alone; of modules that
+    are taken out and of low rank the cost is a straight line between two measured models.
 
     Args:
-        names: Searched groups: the columns of `widths`; all other groups stay whole.
+        names: Searched groups and parts: the columns of `widths`; all others stay whole.
         full: [G] units of the groups before pruning.
         layer_names: The weight of every layer that multiplies; an empty name stands for operations without a weight.
         layer_kinds: What each of them is; "none" for operations without a weight.
@@ -113,50 +115,75 @@ class CostModel:
     _sizes: _Sizes
     _tensors: _Tensors
     _work: _Work
+    _parts: PartCosts
 
     @classmethod
-    def of(cls, model: nn.Module, groups: ModelGroups, example: Inputs, names: Sequence[str]) -> CostModel:
+    def of(
+        cls,
+        model: nn.Module,
+        groups: ModelGroups,
+        example: Inputs,
+        names: Sequence[str],
+        edited: Edited | None = None,
+    ) -> CostModel:
         """Derive the cost of a model from its slicing plan and a few forward passes.
 
         Args:
             model: The prepared dense model; put into eval mode.
             groups: Its groups.
             example: Inputs of ONE example (batch size 1).
-            names: Groups that are searched, in the order of the columns of `widths`.
+            names: Groups that are searched, in the order of the columns of `widths`; then parts.
+            edited: Gives the model without a part, once for each; None = all parts' zeros stay in place.
 
         Raises:
-            GroupError: A name is no group of the model.
+            GroupError: A name is no group of the model, or a part comes before a group.
         """
-        known = [group.name for group in groups.groups]
-        unknown = [name for name in names if name not in known]
+        known, parts = [group.name for group in groups.groups], {part.name: part for part in groups.parts}
+        unknown = [name for name in names if name not in known and name not in parts]
         if unknown:
             raise GroupError(f"{unknown[0]!r} is no group. Groups: {', '.join(known)}.", hint="Name prunable groups.")
-        builder = _Builder(model, groups, names)
+        searched = [parts[name] for name in names if name not in known]
+        names = names[: len(names) - len(searched)]
+        if any(name not in known for name in names):
+            raise GroupError("Parts stand before groups.", hint="Name the groups first.")
+        builder = _Builder(model, groups, names, PartCosts.of(model, searched, example, edited))
         operations = count_operations(model, example)
         slicer = Slicer(model, groups.plan)
         cost = builder.cost(operations, np.zeros((len(operations), len(names))))
-        half = np.maximum(np.ceil(cost.full / 2), 1)
-        halved = count_operations(slicer.slice(builder.alive(half)), example)
-        if cost.macs(half[None])[0] == sum(operation.macs for operation in halved):
+        if not names:
             return cost
-        probes = [np.where(np.arange(len(names)) == g, half, cost.full) for g in range(len(names))]
+        full = cost.full[: len(names)]
+        half = np.maximum(np.ceil(full / 2), 1)
+        halved = count_operations(slicer.slice(builder.alive(half)), example)
+        if cost.macs(np.append(half, cost.full[len(names) :])[None])[0] == sum(operation.macs for operation in halved):
+            return cost
+        probes = [np.where(np.arange(len(names)) == g, half, full) for g in range(len(names))]
         counted = (count_operations(slicer.slice(builder.alive(widths)), example) for widths in probes)
-        return builder.cost(operations, width_exponents(operations, counted, half / cost.full))
+        return builder.cost(operations, width_exponents(operations, counted, half / full))
 
     def parameters(self, widths: npt.ArrayLike) -> FloatArray:
         """Return [n] parameters at [n, G] surviving units."""
-        return np.asarray(self._elements(widths)[:, : self._tensors.parameters].sum(axis=1))
+        units, parts = self._split(widths)
+        counted = self._elements(units)[:, : self._tensors.parameters].sum(axis=1)
+        return self._reduced(counted, self._parts.left(self._parts.parameters, parts))
+
+    def nonzero(self, widths: npt.ArrayLike) -> FloatArray:
+        """Return [n] parameters that masks do not keep at zero, at least 1; those that are zero anyway count too."""
+        return np.asarray(np.maximum(self.parameters(widths) - self._parts.zeros(self._split(widths)[1]), 1.0))
 
     def macs(self, widths: npt.ArrayLike) -> FloatArray:
         """Return [n] multiply-accumulates of one example at [n, G] surviving units."""
-        return np.asarray(np.rint(self._operations(widths).sum(axis=1)))
+        units, parts = self._split(widths)
+        return self._reduced(np.rint(self._operations(units).sum(axis=1)), self._parts.left(self._parts.macs, parts))
 
     def bytes(self, widths: npt.ArrayLike) -> FloatArray:
         """Return [n] bytes of all parameters and buffers at [n, G] surviving units."""
-        return np.asarray(self._elements(widths) @ self._tensors.itemsize)
+        units, parts = self._split(widths)
+        return self._reduced(self._elements(units) @ self._tensors.itemsize, self._parts.left(self._parts.bytes, parts))
 
     def layers(self, widths: npt.ArrayLike) -> FloatArray:
         """Return [n, 2 L] at [n, G] surviving units: MACs of the L layers of `layer_names`, then elements of each."""
+        widths, parts = self._split(widths)
         elements = self._elements(widths)
         layers = len(self.layer_names)
         out = np.zeros((len(elements), 2 * layers))
@@ -165,40 +192,50 @@ class CostModel:
             out[:, layer] += operations[:, number]
             if tensor >= 0:
                 out[:, layers + layer] = elements[:, tensor]
+        out[:, :layers] *= self._parts.left(self._parts.macs, parts)[:, None]
+        out[:, layers:] *= self._parts.left(self._parts.parameters, parts)[:, None]
         return out
 
     def channels(self, widths: npt.ArrayLike) -> FloatArray:
         """Return [n, L, 2] outputs and inputs (of one convolution group) of each layer's weight; 1 without a weight."""
-        sizes = self._sizes.at(self._check(widths))
+        sizes = self._sizes.at(self._split(widths)[0])
         return np.asarray(sizes[:, self._shapes.row] * self._shapes.factor)
 
-    def _elements(self, widths: npt.ArrayLike) -> FloatArray:
-        return self._tensors.elements(self._sizes.at(self._check(widths)))
+    def _elements(self, units: FloatArray) -> FloatArray:
+        return self._tensors.elements(self._sizes.at(units))
 
-    def _operations(self, widths: npt.ArrayLike) -> FloatArray:
+    def _operations(self, given: FloatArray) -> FloatArray:
         """Return [n, L] multiply-accumulates of every operation."""
-        given, work = self._check(widths), self._work
-        dense = self._tensors.elements(self._sizes.at(self.full[None]))[0]
+        work, full = self._work, self.full[: given.shape[1]]
+        dense = self._tensors.elements(self._sizes.at(full[None]))[0]
         share = np.append(self._elements(given) / dense, np.ones((len(given), 1)), axis=1)[:, work.tensor]
         scaled = np.flatnonzero(work.exponents.any(axis=1))
         if len(scaled):
-            share[:, scaled] *= np.exp(np.log(given / self.full) @ work.exponents[scaled].T)
+            share[:, scaled] *= np.exp(np.log(given / full) @ work.exponents[scaled].T)
         return np.asarray(share * work.macs)
 
-    def _check(self, widths: npt.ArrayLike) -> FloatArray:
+    @staticmethod
+    def _reduced(counted: FloatArray, left: FloatArray) -> FloatArray:
+        """Return a count of which only shares are left; it stays exact where everything is."""
+        return np.asarray(np.where(left < 1.0, np.rint(counted * left), counted))
+
+    def _split(self, widths: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Return [n, groups] and [n, parts] kept units."""
         given = np.asarray(widths, dtype=np.float64)
         if given.ndim != 2 or given.shape[1] != len(self.names):
             raise GroupError(
                 f"widths must have shape [n, {len(self.names)}]. Got {list(given.shape)}.",
                 hint="Pass one column for every searched group.",
             )
-        return given
+        groups = given.shape[1] - len(self._parts.full)
+        return given[:, :groups], given[:, groups:]
 
 
 class _Builder:
     """Turns a slicing plan into sizes and tensors."""
 
-    def __init__(self, model: nn.Module, groups: ModelGroups, names: Sequence[str]) -> None:
+    def __init__(self, model: nn.Module, groups: ModelGroups, names: Sequence[str], parts: PartCosts) -> None:
+        self.parts = parts
         self.groups = [groups[name] for name in names]
         self._model = model
         self._grouped = {grouped.parameter for grouped in groups.plan.grouped}
@@ -239,14 +276,15 @@ class _Builder:
             layer=np.array([layer_names.index(operation.weight) for operation in operations], dtype=np.int64),
         )
         return CostModel(
-            names=tuple(group.name for group in self.groups),
-            full=self._full,
+            names=(*(group.name for group in self.groups), *self.parts.names),
+            full=np.append(self._full, self.parts.full),
             layer_names=layer_names,
             layer_kinds=tuple(self._kind(name) for name in layer_names),
             _shapes=self._shapes(layer_names),
             _sizes=self._all_sizes(),
             _tensors=self._all_tensors(),
             _work=work,
+            _parts=self.parts,
         )
 
     def _kind(self, weight: str) -> LayerKind:

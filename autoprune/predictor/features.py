@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from autoprune.predictor.cost import CostModel
 
 Floats = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Encoder:
         choices: The other columns.
         costs: Parameters and MACs of any widths.
         additive: Prior from one-at-a-time results.
+        active: Which columns of rows count; None = all. A choice that does not count is no value: all zeros.
     """
 
     widths: Rows
@@ -56,31 +58,34 @@ class Encoder:
     choices: Sequence[Choice]
     costs: CostModel
     additive: AdditiveModel | None = None
+    active: Callable[[Rows], Flags] | None = None
 
     def __call__(self, rows: Rows) -> Floats:
         """Return [n, F] features of [n, D] rows."""
         groups = len(self.dense)
         widths = self.widths[np.arange(groups), rows[:, :groups]]
         kept = widths / self.dense
-        parts = [kept, *self._global(rows), *self._local(rows, 1.0 - kept)]
+        counts = np.ones(rows.shape, dtype=bool) if self.active is None else self.active(rows)
+        parts = [kept, *self._global(rows, counts), *self._local(rows, 1.0 - kept, counts)]
         parts.append(np.column_stack([np.log(self.costs.macs(widths)), np.log(self.costs.parameters(widths))]))
         parts.append(np.column_stack([kept.mean(axis=1), kept.min(axis=1)]))
         if self.additive is not None:
             parts += [self.additive.features(rows), np.minimum(self.additive.terms(rows), SATURATION)]
         return np.hstack(parts)
 
-    def _global(self, rows: Rows) -> list[Floats]:
+    def _global(self, rows: Rows, counts: Flags) -> list[Floats]:
         parts = []
         for choice in self.choices:
             if choice.group is None:
-                steps = rows[:, choice.column]
+                steps, counting = rows[:, choice.column], counts[:, choice.column]
                 if choice.ordered:
-                    parts.append(steps[:, None] / max(choice.size - 1, 1))
+                    parts.append((steps * counting)[:, None] / max(choice.size - 1, 1))
                 else:
-                    parts.append((steps[:, None] == np.arange(choice.size)).astype(np.float64))
+                    chosen = (steps[:, None] == np.arange(choice.size)) & counting[:, None]
+                    parts.append(chosen.astype(np.float64))
         return parts
 
-    def _local(self, rows: Rows, removed: Floats) -> list[Floats]:
+    def _local(self, rows: Rows, removed: Floats, counts: Flags) -> list[Floats]:
         local = [(c, c.codes or tuple(range(c.size))) for c in self.choices if c.group is not None]
         if not local:
             return []
@@ -88,5 +93,5 @@ class Encoder:
         for choice, codes in local:
             weight = removed[:, choice.group] / len(self.dense)
             for value, code in enumerate(codes):
-                shares[:, code] += weight * (rows[:, choice.column] == value)
+                shares[:, code] += weight * ((rows[:, choice.column] == value) & counts[:, choice.column])
         return [shares]

@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from optuna.distributions import CategoricalDistribution
 
+from autoprune.groups.types import PruningGroup
 from autoprune.pareto import spread
 from autoprune.policy import Policy
-from autoprune.predictor.cost import CostModel
 from autoprune.pruning.criteria import normalized
 from autoprune.records import CONTROL, CandidateRecord, candidate_id
 from autoprune.registry import Registry
+from autoprune.search.costs import cost_model
 from autoprune.search.executors.base import Job
+from autoprune.search.idle import changed_costs
 from autoprune.search.objectives import error_like
 from autoprune.search.workbench import Workbench
-from autoprune.space import CRITERION_PREFIX, LEVEL_PREFIX, BoundSpace
+from autoprune.space import LEVEL_PREFIX, BoundSpace
 
 SENSITIVITY = "sensitivity"
 FROM_SCRATCH = "from_scratch"
@@ -45,8 +48,9 @@ class ControlContext:
     Args:
         space: The run's space.
         count: Candidates wanted.
-        macs: [n, G] widths of the space's groups -> [n] MACs.
-        importance: Group name -> [width] l1 importance of its units, divided by the group's mean.
+        macs: [n, G] widths of the space's groups -> [n] MACs; weights that are not zero, where no MACs change.
+        importance: Group name -> [width] l1 importance of its units, divided by the group's mean; empty where weights
+            or modules are searched.
         sensitivity: Group name -> (sparsity, loss over the dense model's) of one-shot cuts of that group, ascending.
         rng: Source of draws.
     """
@@ -85,7 +89,7 @@ CONTROLS: Registry[Control] = Registry("control")
 def uniform(context: ControlContext) -> list[Params]:
     """Remove the same share of every group."""
     shares = np.linspace(0.0, context.space.spec.sparsity.max, SWEEP_STEPS)
-    return _spread(context, [_levels(context, dict.fromkeys(context.importance, share)) for share in shares])
+    return _spread(context, [_levels(context, dict.fromkeys(_names(context.space), share)) for share in shares])
 
 
 @CONTROLS.register("random")
@@ -103,6 +107,8 @@ def random(context: ControlContext) -> list[Params]:
 @CONTROLS.register("global_magnitude")
 def global_magnitude(context: ControlContext) -> list[Params]:
     """Cut every unit below one threshold of normalised importance (global ranking of Torch-Pruning, CVPR 2023)."""
+    if not context.importance:
+        return []
     pooled = np.concatenate([context.importance[name] for name in _names(context.space)])
     rows = []
     for share in np.linspace(0.0, context.space.spec.sparsity.max, SWEEP_STEPS):
@@ -133,12 +139,14 @@ def plan_controls(bench: Workbench, records: Sequence[CandidateRecord], count: i
     context = _context(bench, records, count)
     policies: dict[str, tuple[Policy, ...]] = {}
     notes = []
+    free = "per_group" in bench.space.branches.scopes
     for index, (name, control) in enumerate(CONTROLS.items()):
         rng = np.random.default_rng([bench.config.search.seed, index])
-        wanted = control(replace(context, rng=rng)) if count > 0 else []
+        wanted = control(replace(context, rng=rng)) if count > 0 and free else []
         policies[name] = tuple(dict.fromkeys(bench.space.policy_of(params) for params in wanted))
         if not wanted and count > 0:
-            notes.append(f"The control {name} is left out: it has nothing to go by.")
+            why = "it has nothing to go by" if free else "groups of this space have no sparsity of their own"
+            notes.append(f"The control {name} is left out: {why}.")
     return ControlPlan({name: found for name, found in policies.items() if found}, tuple(notes))
 
 
@@ -184,7 +192,7 @@ def sensitivity_curves(
     cuts = [r for r in records if r.origin == SENSITIVITY and r.state == "complete" and r.fidelity == "proxy"]
     if not cuts:
         return {}
-    whole = [loss(r) for r in records if r.state == "complete" and not r.is_control and not r.policy["sparsity"]]
+    whole = [loss(r) for r in records if r.state == "complete" and not r.is_control and not pruned(r)]
     dense = whole[0] if whole else min(map(loss, cuts))
     found: dict[str, dict[float, list[float]]] = {}
     for record in cuts:
@@ -193,13 +201,22 @@ def sensitivity_curves(
     return {g: tuple((s, float(np.mean(v))) for s, v in sorted(by.items())) for g, by in found.items()}
 
 
+def pruned(record: CandidateRecord) -> bool:
+    """Tell whether a record's policy removes anything."""
+    return bool(record.policy["sparsity"] or record.policy.get("amount"))
+
+
 def _context(bench: Workbench, records: Sequence[CandidateRecord], count: int) -> ControlContext:
     names = _names(bench.space)
-    scores = normalized(bench.pruner.scores("l1"), bench.groups)
-    importance = {g.name: scores[g.start : g.start + g.width] for g in bench.space.groups}
-    costs = CostModel.of(bench.model, bench.groups, bench.example, names)
+    structural = [g for g in bench.space.groups if isinstance(g, PruningGroup)]
+    importance = {}
+    if len(structural) == len(names):
+        scores = normalized(bench.pruner.scores("l1"), bench.groups)
+        importance = {g.name: scores[g.start : g.start + g.width] for g in structural}
+    costs = cost_model(bench)
+    counted = costs.macs if "macs" in changed_costs(bench.space) else costs.nonzero
     curves = sensitivity_curves(records, lambda record: _loss(bench, record))
-    return ControlContext(bench.space, count, costs.macs, importance, curves, np.random.default_rng(0))
+    return ControlContext(bench.space, count, counted, importance, curves, np.random.default_rng(0))
 
 
 def _loss(bench: Workbench, record: CandidateRecord) -> float:
@@ -244,11 +261,17 @@ def _spread(context: ControlContext, rows: Sequence[Levels] | Levels) -> list[Pa
     chosen = spread(np.log(context.macs(widths))[:, None], context.count)
     keys = [LEVEL_PREFIX + name for name in _names(context.space)]
     strategy = _magnitude(context.space)
-    return [dict(zip(keys, map(int, levels[i]), strict=True)) | strategy for i in chosen]
+    return [strategy | dict(zip(keys, map(int, levels[i]), strict=True)) for i in chosen]
 
 
 def _magnitude(space: BoundSpace) -> Params:
-    """Return the choices that rank units by l1, where the space knows it; all others keep the space's default."""
-    if space.spec.strategy.criterion.per_group:
-        return {CRITERION_PREFIX + g.name: "l1" for g in space.groups if "l1" in space.criteria(g)}
-    return {"criterion": "l1"} if "l1" in space.criteria() else {}
+    """Return the choices that rank units by l1, where the space knows it; all others keep the space's default.
+
+    Of granularity and scope those are taken under which most groups have a level of their own.
+    """
+    ranked = {
+        name: "l1"
+        for name, dist in space.distributions().items()
+        if name.startswith("criterion") and isinstance(dist, CategoricalDistribution) and "l1" in dist.choices
+    }
+    return space.uniform(0.0) | ranked

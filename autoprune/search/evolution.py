@@ -80,7 +80,10 @@ def cross(rows: Rows, pool: Rows, rng: np.random.Generator) -> Rows:
 
 
 def mutate(genome: Genome, rows: Rows, rng: np.random.Generator) -> Rows:
-    """Return changed rows: levels switched between groups or moved by up to two, all shifted, a choice changed."""
+    """Return changed rows: levels switched between groups or moved by up to two, all shifted, a choice changed.
+
+    Where an amount decides the levels, it is what moves by up to two.
+    """
     out = rows.copy()
     count, top = len(out), genome.sizes - 1
     groups = genome.groups
@@ -104,4 +107,6 @@ def mutate(genome: Genome, rows: Rows, rng: np.random.Generator) -> Rows:
             out[:, column] = np.where(change, out[:, column] + step, out[:, column])
         else:
             out[:, column] = np.where(change, rng.integers(genome.sizes[column], size=count), out[:, column])
-    return np.asarray(np.clip(out, 0, top))
+    if genome.amount is not None:
+        out[:, genome.amount] += np.where(rng.random(count) < SWITCH, rng.integers(-2, 3, size=count), 0)
+    return genome.canonical(np.clip(out, 0, top))

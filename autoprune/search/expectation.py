@@ -93,6 +93,8 @@ class CostForecast:
             return self.costs.macs(widths)
         if name == "parameters":
             return self.costs.parameters(widths)
+        if name == "nonzero":
+            return self.costs.nonzero(widths)
         if name == "latency_ms":
             if self._latency is not None:
                 return self._latency.predict(widths)

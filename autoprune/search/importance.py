@@ -62,7 +62,7 @@ def importance_of(
 
 def _most(records: Sequence[CandidateRecord]) -> list[CandidateRecord]:
     """Return the complete, pruned records of the fidelity with most of them; of equal numbers the dearer one."""
-    pruned = [r for r in records if r.state == "complete" and r.policy["sparsity"]]
+    pruned = [r for r in records if r.state == "complete" and (r.policy["sparsity"] or r.policy.get("amount"))]
     counts = Counter(r.fidelity for r in pruned)
     best = max(FIDELITIES, key=lambda f: (counts[f], FIDELITIES.index(f)))
     return [r for r in pruned if r.fidelity == best]
@@ -82,6 +82,8 @@ def _described(record: CandidateRecord) -> dict[str, Any]:
     row: dict[str, Any] = {_GROUP + name: share for name, share in policy["sparsity"].items()}
     row |= {f"{axis}/{name}": made[axis] for name, made in policy["overrides"].items() for axis in made}
     row |= {name: value for name, value in policy["strategy"].items() if value is not None}
+    if policy.get("amount") is not None:
+        row["amount"] = policy["amount"]["value"]
     evaluation = record.evaluation or {}
     return row | {_COST: float(np.log(max(evaluation["cost"]["macs"], 1)))}
 

@@ -22,6 +22,7 @@ from autoprune.tasks.protocol import MetricSpec, Task
 COSTS: Mapping[str, tuple[str, Literal["linear", "log"]]] = {
     "latency_ms": ("ms", "log"),
     "parameters": ("count", "log"),
+    "nonzero": ("count", "log"),
     "macs": ("count", "log"),
     "bytes": ("bytes", "log"),
     "compressed_bytes": ("bytes", "log"),

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from optuna.trial import FrozenTrial
 
 from autoprune.config.model import RunConfig
-from autoprune.predictor.cost import CostModel
 from autoprune.records import CandidateRecord, Fidelity
 from autoprune.search.context import SIGNAL, SamplerContext
+from autoprune.search.costs import cost_model
 from autoprune.search.loop import Phase, seen_trial
 from autoprune.search.objectives import Constraints
 from autoprune.search.rungs import RungBoard, rung_steps
@@ -57,8 +57,7 @@ class PhaseMaker:
         self._config = bench.config
         self._constraints = constraints
         self._signal = signal_of(bench.task)
-        names = [group.name for group in bench.space.groups]
-        self._costs = CostModel.of(bench.model, bench.groups, bench.example, names)
+        self._costs = cost_model(bench)
         measured = evaluation_of(dense)
         beside = {name: metric.value for name, metric in measured.quality["val"].items()}
         beside["latency_ms"] = measured.latency[bench.targets[0].name].ms

@@ -127,8 +127,11 @@ class Planner:
 
     @cached_property
     def _probing(self) -> bool:
-        """Whether each group is tried alone: not where an earlier phase did, nor with too few evaluations for it."""
-        return self.prior is None and 2 * len(probe_rows(self.genome)) <= self.context.evaluations
+        """Whether each group is tried alone: not where an earlier phase did, nor with too few evaluations for it.
+
+        Nor where no group has a level of its own.
+        """
+        return self.genome.free and self.prior is None and 2 * len(probe_rows(self.genome)) <= self.context.evaluations
 
     def _seeds(self, seen: Observations) -> Rows:
         """Return the first candidates by what the sensitivity pass told; made once for the same results."""
@@ -313,7 +316,7 @@ class Planner:
         new = self._new(self.genome.unique(self.genome.random(200, rng)), seen)
         if new or self.genome.capacity() > MANY_ROWS:
             return new[: self._size(seen.count)]
-        return self._new(np.array(list(np.ndindex(*self.genome.sizes)), dtype=np.int64), seen)
+        return self._new(self.genome.every(), seen)
 
 
 def _end(rows: Rows, seen: Observations) -> int:

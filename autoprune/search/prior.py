@@ -12,12 +12,13 @@ from autoprune.predictor.additive import AdditiveModel, additive_front, spread_r
 from autoprune.predictor.ensemble import Ensemble
 from autoprune.predictor.features import Encoder
 from autoprune.predictor.targets import Target
+from autoprune.search.columns import stem_of
 from autoprune.search.context import SIGNAL, SamplerContext
 from autoprune.search.encoding import encoder_of
-from autoprune.search.genome import Genome, Rows, stack
+from autoprune.search.genome import Genome, Rows
 from autoprune.search.observations import Observations, measured_costs, observe
 from autoprune.search.scaling import ranges_of, scaled
-from autoprune.search.seeding import WEIGHTS, promoted_rows, with_choices
+from autoprune.search.seeding import WEIGHTS, amount_rows, promoted_rows, with_choices
 from autoprune.search.sensitivity import additive_model, plain_row
 
 Floats = npt.NDArray[np.float64]
@@ -83,12 +84,7 @@ class Prior:
 
     def translated(self, genome: Genome, rows: Rows) -> Rows:
         """Return rows of another genome of the same groups as rows of the proxy's: choices that it lacks fall away."""
-        column = {name: i for i, name in enumerate(genome.names)}
-        picked = [
-            rows[:, column[d.name]] if d.name in column else np.zeros(len(rows), dtype=np.int64)
-            for d in self.genome.dimensions
-        ]
-        return np.column_stack(picked)
+        return self.genome.translated(rows, genome)
 
     def features(self, genome: Genome, rows: Rows) -> Floats:
         """Return [n, 1] the proxy's learned quality of each row: measured where there is one, else predicted."""
@@ -126,26 +122,28 @@ class Prior:
         front = additive_front([self.additive], self.genome.sizes[:groups], log_share, WEIGHTS, rng)
         share, floor = log_share(front), float(log_share(promoted[:, :groups]).min())
         deep = share < floor if (share < floor).any() else np.ones(len(share), dtype=bool)
-        extra = spread_rows(front[deep], share[deep], below)
         plain = plain_row(self.genome)
-        own = np.vstack([promoted, *(with_choices(self.genome, levels, plain)[None, :] for levels in extra)])
+        if self.genome.free:
+            extra = [
+                with_choices(self.genome, levels, plain) for levels in spread_rows(front[deep], share[deep], below)
+            ]
+        else:
+            extra = [*amount_rows(self.genome, plain, 2 * below)[below:]]
+        own = np.vstack([promoted, *(row[None, :] for row in extra)])
         return self._with_turns(genome, own[_halving(len(own))])
 
     def _with_turns(self, genome: Genome, own: Rows) -> Rows:
-        column = {d.name: i for i, d in enumerate(self.genome.dimensions)}
-        rows = []
-        for turn, source in enumerate(own):
-            row = plain_row(genome)
-            for index, dimension in enumerate(genome.dimensions):
-                if dimension.name in column:
-                    row[index] = source[column[dimension.name]]
-                elif dimension.ordered:
-                    size = len(dimension.values)
-                    row[index] = (size // 2, size // 4, (3 * size) // 4)[turn % 3]
-                else:
-                    row[index] = turn % len(dimension.values)
-            rows.append(row)
-        return genome.unique(stack(rows, len(genome.dimensions)))
+        known = {stem_of(name) for name in self.genome.names}
+        rows = genome.translated(own, self.genome)
+        for turn, row in enumerate(rows):
+            for index in genome.choices:
+                dimension = genome.dimensions[index]
+                if stem_of(dimension.name) in known:
+                    continue
+                size = len(dimension.values)
+                ordered = (size // 2, size // 4, (3 * size) // 4)[turn % 3]
+                row[index] = ordered if dimension.ordered else turn % size
+        return genome.unique(rows)
 
 
 def _halving(count: int) -> list[int]:

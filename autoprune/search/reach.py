@@ -13,7 +13,7 @@ from autoprune.requirements import Requirement
 from autoprune.search.objectives import Constraints
 from autoprune.search.workbench import Workbench
 
-SIZES = ("parameters", "macs", "bytes")
+SIZES = ("parameters", "nonzero", "macs", "bytes")
 
 
 @dataclass(frozen=True)

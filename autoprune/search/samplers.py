@@ -138,7 +138,7 @@ def sweep_point(space: BoundSpace, number: int) -> dict[str, Any]:
     choices = {
         name: dist.choices[lap % len(dist.choices)]
         for name, dist in space.distributions().items()
-        if isinstance(dist, CategoricalDistribution)
+        if isinstance(dist, CategoricalDistribution) and name != "amount"
     }
     return space.uniform(share * space.spec.sparsity.max, **choices)
 

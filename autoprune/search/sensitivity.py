@@ -25,11 +25,7 @@ def removed_shares(genome: Genome) -> Floats:
 
 def plain_row(genome: Genome) -> Rows:
     """Return the row that removes nothing, with the usual choices: the first category, the middle of a range."""
-    row = genome.dense()
-    for column in genome.choices:
-        dimension = genome.dimensions[column]
-        row[column] = len(dimension.values) // 2 if dimension.ordered else 0
-    return row
+    return genome.plain()
 
 
 def probe_rows(genome: Genome) -> Rows:
@@ -45,7 +41,7 @@ def probe_rows(genome: Genome) -> Rows:
         for group in members:
             row[group] = int(np.argmin(np.abs(removed[group, : genome.sizes[group]] - PROBED)))
         rows.append(row)
-    return stack(rows, len(genome.dimensions))
+    return genome.canonical(stack(rows, len(genome.dimensions)))
 
 
 def additive_model(genome: Genome, seen: Observations, target: Target, dense: tuple[float, float]) -> AdditiveModel:
