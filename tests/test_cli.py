@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import signal
@@ -17,7 +18,7 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
-from autoprune.axes import AXES, PRESETS
+from autoprune.axes import AXES, PRESETS, refusal
 from autoprune.cli import console, guard
 from autoprune.cli.app import app
 from autoprune.cli.commands import catalog
@@ -25,8 +26,21 @@ from autoprune.cli.guard import TerminatedError, explain
 from autoprune.config import RunConfig, load_config
 from autoprune.config.model import SearchConfig
 from autoprune.errors import ConfigError, OutputError, RunLockedError, StorageError, UnmetConstraintError
+from autoprune.policy import Strategy
 
 HELP_SECONDS = 0.5
+AXIS_LISTS = {
+    "criterion": "criteria",
+    "normalization": "normalizations",
+    "granularity": "granularities",
+    "scope": "scopes",
+    "selection": "selections",
+    "schedule": "schedules",
+    "regularizer": "regularizers",
+    "regrowth": "regrowths",
+    "recovery": "recoveries",
+    "optimizer": "optimizers",
+}
 HEAVY = ("torch", "ray", "optuna", "sklearn", "numpy", "onnxruntime", "pandas")
 
 
@@ -64,7 +78,7 @@ def test_help_is_quick_and_loads_nothing_heavy() -> None:
 
 def test_every_command_explains_itself() -> None:
     names = [command.name for command in app.registered_commands]
-    wanted = ["init", "check", "search", "status", "report", "pick", "verify", "list", "schema", "doctor"]
+    wanted = ["init", "check", "search", "prune", "status", "report", "pick", "verify", "list", "schema", "doctor"]
     assert names == wanted
     listing = call("--help").stdout
     for name in wanted:
@@ -217,12 +231,64 @@ def test_lists_name_what_the_package_knows() -> None:
     def names(kind: str) -> set[str]:
         return {row["name"] for row in json.loads(call("list", kind, "--json").stdout)[kind]}
 
-    assert names("criteria") == set(AXES["criterion"])
-    assert names("schedules") == set(AXES["schedule"])
+    for axis, kind in AXIS_LISTS.items():
+        assert names(kind) == set(AXES[axis])
     assert names("strategies") == set(PRESETS)
     assert names("samplers") == set(get_args(SearchConfig.model_fields["sampler"].annotation)) == set(catalog.SAMPLERS)
     for target in names("targets"):
         RunConfig(task="a.py:b", latency={"targets": [target.format(batch=8, threads=2)]})
+
+
+def test_every_strategy_is_listed_as_its_point_on_the_axes() -> None:
+    rows = {row["name"]: row for row in json.loads(call("list", "strategies", "--json").stdout)["strategies"]}
+    for name, preset in PRESETS.items():
+        row = rows[name]
+        assert row["axes"] == dict(preset.axes)
+        assert set(row["axes"]) == set(AXES)
+        assert Strategy.from_json({**row["axes"], **row["settings"]}) == Strategy.of_preset(name)
+        assert (row["same_as"], row["source"], row["summary"]) == (preset.same_as, preset.source, preset.summary)
+    table = " ".join(call("list", "strategies").stdout.split())
+    assert "axes: criterion l2, normalization mean, scope global source: Fang et al., DepGraph, CVPR 2023" in table
+    assert "same as: magnitude_l1" in table
+    assert "Axes that a strategy does not name: criterion l1, normalization none, granularity channel," in table
+
+
+@pytest.mark.parametrize(("axis", "kind"), AXIS_LISTS.items())
+def test_the_values_of_every_axis_are_listed_with_needs_exclusions_and_source(axis: str, kind: str) -> None:
+    rows = json.loads(call("list", kind, "--json").stdout)[kind]
+    text = " ".join(call("list", kind).stdout.split())
+    for row in rows:
+        value = AXES[axis][row["name"]]
+        assert (row["requires"], row["source"]) == (list(value.requires), value.source)
+        assert set(row["excludes"]) >= set(value.excludes)
+        for excluded, why in row["excludes"].items():
+            other, _, name = excluded.partition("=")
+            assert refusal({axis: row["name"], other: name}) == why
+        assert value.source == "-" or f"source: {value.source}" in text
+
+
+def test_an_exclusion_is_listed_on_both_sides() -> None:
+    rows = {row["name"]: row for row in json.loads(call("list", "schedules", "--json").stdout)["schedules"]}
+    assert "regularizer=growing_l2" in rows["dynamic"]["excludes"]
+    assert "what will go is chosen anew" in rows["dynamic"]["excludes"]["regularizer=growing_l2"]
+    text = " ".join(call("list", "criteria").stdout.split())
+    assert "ranks: units, weights" in text
+    assert "needs: batch_norm not with: granularity depth, weight, n_m, block, rank," in text
+
+
+@pytest.mark.parametrize("kind", [k.value for k in catalog.Kind])
+def test_lists_fit_a_terminal_of_80_columns(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    narrow = Console(highlight=False, width=80, file=io.StringIO())
+    monkeypatch.setattr(console, "output_console", lambda: narrow)
+    assert call("list", kind).exit_code == 0
+    assert isinstance(narrow.file, io.StringIO)
+    lines = narrow.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80
+    names = {row["name"] for row in json.loads(call("list", kind, "--json").stdout)[kind]}
+    assert names <= {line.split()[0] for line in lines if line.strip()}
+    assert len(lines) <= 12 * len(names) + 6
 
 
 @pytest.mark.parametrize("name", ["front", "config", "record"])

@@ -36,6 +36,7 @@ REPORT = CheckReport(
     floor_parameters=2_345,
     floor_macs=67_890,
     floor_bytes=9_380,
+    parts={"tensor": 7, "depth": 4},
 )
 STATUS = RunStatus(
     name="digits",
@@ -112,3 +113,10 @@ def test_names_are_shown_literally_and_control_characters_never(name: str) -> No
     assert "\x1b" not in text
     if name.isprintable() and len(name) < 100:
         assert name in text
+
+
+def test_check_counts_what_can_be_pruned_without_slicing() -> None:
+    lines = [line.split() for line in rendered(check_tables(REPORT)).splitlines()]
+    assert ["tensor", "7"] in lines
+    assert ["depth", "4"] in lines
+    assert "Prunable without slicing" not in rendered(check_tables(replace(REPORT, parts={})))

@@ -11,7 +11,6 @@ from torch import nn
 
 from autoprune.evaluation.types import Evaluation
 from autoprune.groups.types import ArchitecturePlan
-from autoprune.policy import Policy
 from autoprune.report.document import Estimate
 from autoprune.search.measured import Deployed, Measured
 from autoprune.search.summary import disagreements, off_grid, picks_of, warnings_of
@@ -63,13 +62,13 @@ def test_a_noisy_latency_is_named() -> None:
 
 @pytest.mark.parametrize(("kept", "told"), [(64, ""), (48, ""), (13, "keeps 13 of 64, no multiple of 8")])
 def test_widths_off_the_grid_of_fast_ones_are_named(kept: int, told: str) -> None:
-    found = off_grid(groups_of(64, 64), Policy({"layer0": 1.0 - kept / 64, "layer1": 0.5}))
+    found = off_grid(groups_of(64, 64), {"layer0": 1.0 - kept / 64, "layer1": 0.5})
     assert [w.code for w in found] == (["off_grid_width"] if told else [])
     assert told in "".join(w.text for w in found)
 
 
 def test_narrow_groups_have_no_grid_to_leave() -> None:
-    assert off_grid(groups_of(7), Policy({"layer0": 3 / 7})) == ()
+    assert off_grid(groups_of(7), {"layer0": 3 / 7}) == ()
 
 
 def test_val_and_test_that_disagree_beyond_their_intervals_are_named() -> None:

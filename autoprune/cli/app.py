@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.commands import catalog, doctor, results, running, setup
+from autoprune.cli.commands import catalog, doctor, pruning, results, running, setup
 from autoprune.cli.console import write_text
 from autoprune.cli.guard import GuardedCommand, Settings
 from autoprune.cli.interrupt import Interruption
@@ -27,6 +27,7 @@ for _command, _name in (
     (setup.init, "init"),
     (setup.check_config, "check"),
     (running.search_model, "search"),
+    (pruning.prune_model, "prune"),
     (running.status, "status"),
     (results.rebuild_report, "report"),
     (results.pick, "pick"),

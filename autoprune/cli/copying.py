@@ -28,8 +28,7 @@ def copy_member(run: Path, member: Member, target: Path | None) -> Path:
     problems = verify_directory(source)
     if problems:
         raise ArtifactError(f"{source} is no intact model: {'; '.join(problems)}.", hint="Run the search again.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise OutputError(f"{target} exists already and is not empty.", hint="Give another --to.")
+    refuse_taken(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
@@ -38,6 +37,16 @@ def copy_member(run: Path, member: Member, target: Path | None) -> Path:
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.", hint="Give another --to.") from error
     return target
+
+
+def refuse_taken(target: Path) -> None:
+    """Refuse a target that holds something already.
+
+    Raises:
+        OutputError: It is a file, or a directory that is not empty.
+    """
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise OutputError(f"{target} exists already and is not empty.", hint="Give another --to.")
 
 
 def _refuse_foreign(run: Path, source: Path) -> None:

@@ -64,6 +64,9 @@ def check_tables(report: CheckReport) -> list[RenderableType]:
         ["bytes", f"{report.bytes:,}", f"{report.floor_bytes:,}"],
     ]
     parts.append(plain_table(["size", "dense", "floor"], sizes, title="Size"))
+    if report.parts:
+        counts = [[kind, str(count)] for kind, count in report.parts.items()]
+        parts.append(plain_table(["kind", "members"], counts, title="Prunable without slicing"))
     facts = f"10^{report.space_size_log10:.1f} policies; a run takes about {duration(report.estimate_seconds)}"
     return [*parts, Text(), literal(facts), *(literal(f"warning: {w}") for w in report.warnings)]
 
@@ -112,6 +115,34 @@ def member_tables(front: FrontDocument, member: Member) -> list[RenderableType]:
 
     warnings = [literal(f"warning: {w.text}") for w in member.warnings]
     return [front_table(front.model_copy(update={"members": (member,), "picks": {}})), *warnings]
+
+
+def single_tables(member: Member, baseline: Member) -> list[RenderableType]:
+    """Return what `autoprune prune` shows: one model beside the dense one, figure by figure."""
+    rows = []
+    for target, deployment in member.deployments.items():
+        dense = baseline.deployments[target]
+        for metric, estimate in deployment.quality.test.items():
+            before = dense.quality.test[metric]
+            shown = [f"{e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for e in (estimate, before)]
+            rows.append([f"{metric} (test), {target}", *shown, ""])
+        if deployment.latency is not None and dense.latency is not None:
+            speedup = f"{deployment.latency.speedup:.2f}x"
+            rows.append(
+                [
+                    f"latency ms, {target}",
+                    f"{deployment.latency.ms:.4g}",
+                    f"{dense.latency.ms:.4g}",
+                    f"{speedup} the speed",
+                ]
+            )
+    for name in ("parameters", "nonzero", "macs", "bytes"):
+        now, before = getattr(member, name), getattr(baseline, name)
+        if now is not None and before:
+            rows.append([name, f"{now:,}", f"{before:,}", f"{now / before:.1%} of dense"])
+    title = f"{member.strategy}: {member.name}"
+    warnings = [literal(f"warning: {w.text}") for w in member.warnings]
+    return [plain_table(["figure", "this model", "dense model", ""], rows, title=title), *warnings]
 
 
 def verify_tables(report: VerifyReport) -> list[RenderableType]:

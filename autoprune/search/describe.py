@@ -11,6 +11,8 @@ import numpy as np
 import torch
 
 from autoprune.evaluation.types import Cost, Interval, Latency
+from autoprune.groups.types import ModelGroups
+from autoprune.policy import Policy
 from autoprune.predictor.trust import TrustLog, TrustRound
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
@@ -32,7 +34,6 @@ from autoprune.runtimes import Target, device_name
 from autoprune.search.directory import cpu_name
 from autoprune.search.summary import searched
 from autoprune.search.workbench import Workbench, evaluation_of
-from autoprune.space import BoundSpace
 
 PROTOCOL = (
     "interleaved with the dense model in random order, in several passes through all finalists; speed-up = geometric "
@@ -102,7 +103,7 @@ def control_members(
             Member(
                 id=record.id,
                 name=f"{name.replace('_', ' ')} {speedup:.2f}x",
-                policy_digest=record.digest if record.policy["sparsity"] else None,
+                policy_digest=record.digest if Policy.from_json(record.policy).removes else None,
                 strategy=name,
                 recovery_seed=record.seed,
                 sparsity=dict(record.policy["sparsity"]),
@@ -141,9 +142,11 @@ def predicted_of(record: CandidateRecord) -> dict[str, Predicted]:
     return {name: Predicted(**dict(expected)) for name, expected in record.predicted.items()}
 
 
-def sparsity_of(record: CandidateRecord, space: BoundSpace) -> dict[str, float]:
-    """Return the fraction removed of every searched group, 0 for those left whole."""
-    return {g.name: float(record.policy["sparsity"].get(g.name, 0.0)) for g in space.groups}
+def parts_by_kind(groups: ModelGroups) -> dict[str, int]:
+    """Return kind -> how many weight tensors, blocks, activations, norms, poolings and biases can be pruned."""
+    tensors = sum(part.kind == "tensor" for part in groups.parts)
+    others = {str(part.kind): part.width for part in groups.parts if part.kind != "tensor"}
+    return {"tensor": tensors, **others} if tensors else others
 
 
 def target_info(bench: Workbench, target: Target) -> TargetInfo:

@@ -40,7 +40,6 @@ from autoprune.search.describe import (
     predictor_info,
     seed_spread_of,
     sizes_of,
-    sparsity_of,
     target_info,
 )
 from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory, total_times, versions
@@ -52,6 +51,7 @@ from autoprune.search.loop import policy_of, violations_of
 from autoprune.search.losses import Losses
 from autoprune.search.measured import Deployed, Measured, choose_front, deploy_all, measure_finalists
 from autoprune.search.objectives import Constraints
+from autoprune.search.removed import removed_of, strategy_words, zeros_warning
 from autoprune.search.summary import (
     disagreements,
     history_of,
@@ -184,6 +184,7 @@ class Scorer:
             AutopruneError: An export or a file failed.
         """
         record, policy = chosen.record, policy_of(chosen.record)
+        removed = removed_of(self.bench.groups, chosen.architecture, chosen.deployed.model)
         exported, missing = self._exporter.exports(chosen)
         deployments = {t.name: self._deployment(chosen, t.name) for t in self.bench.targets}
         speedup = chosen.evaluation.latency[self.bench.targets[0].name].speedup
@@ -193,14 +194,14 @@ class Scorer:
             name=name,
             directory=f"{FRONT_FOLDER}/{rank:02d}_{name}",
             policy_digest=record.digest,
-            strategy=f"{policy.strategy.criterion}, {policy.strategy.recovery}",
+            strategy=strategy_words(policy.strategy),
             recovery_seed=record.seed,
             fidelity="full",
             feasible=chosen.feasible,
             deployments=deployments,
-            warnings=(*self._warnings(chosen, deployments[self.bench.targets[0].name]), *missing),
+            warnings=(*self._warnings(chosen, removed, deployments[self.bench.targets[0].name]), *missing),
             seed_spread=seed_spread_of(self._recoveries(record)),
-            sparsity=sparsity_of(record, self.bench.space),
+            sparsity={g.name: 0.0 for g in self.bench.space.groups} | removed,
             predicted=predicted_of(record),
             **sizes_of(chosen.evaluation.cost),
         )
@@ -213,10 +214,11 @@ class Scorer:
         }
         return described.model_copy(update={"deployments": forms})
 
-    def _warnings(self, chosen: Measured, deployment: Deployment) -> list[Warned]:
+    def _warnings(self, chosen: Measured, removed: Mapping[str, float], deployment: Deployment) -> list[Warned]:
         speed = warnings_of(chosen, evaluation_of(self.emission.dense), self.bench.targets[0].name)
-        widths = off_grid(self.bench.groups, policy_of(chosen.record))
-        return [*speed, *widths, *disagreements(deployment.quality.val, deployment.quality.test)]
+        shape = [*off_grid(self.bench.groups, removed), *zeros_warning(chosen.architecture)]
+        notes = [Warned(code="note", text=text) for text in chosen.record.notes]
+        return [*speed, *shape, *notes, *disagreements(deployment.quality.val, deployment.quality.test)]
 
     def _recoveries(self, record: CandidateRecord) -> list[CandidateRecord]:
         """Return the complete full records of a finalist's policy, itself included."""

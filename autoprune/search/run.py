@@ -97,7 +97,7 @@ def run(
     given = task
     reference, task, warnings = _task_of(loaded, task)
     bench = Workbench(setup_of(loaded, reference), task)
-    notes = (*warnings, *bench.groups.notes)
+    notes = (*warnings, *bench.groups.notes, *bench.space.notes)
     identity = {"task_sha256": reference.sha256, "data_fingerprint": bench.task.fingerprint}
     about: dict[str, Any] = {
         "identity": identity,

@@ -12,7 +12,6 @@ from autoprune.errors import ConfigError
 from autoprune.evaluation.types import Evaluation
 from autoprune.groups.types import ModelGroups
 from autoprune.pareto import hypervolume, knee, non_dominated
-from autoprune.policy import Policy
 from autoprune.pruning.selection import width_after
 from autoprune.records import CandidateRecord, Fidelity
 from autoprune.report.document import Estimate, HistoryPoint, Hypervolume, Warned
@@ -117,13 +116,18 @@ def warnings_of(measured: Measured, dense: Evaluation, target: str) -> tuple[War
     return tuple(found)
 
 
-def off_grid(groups: ModelGroups, policy: Policy) -> tuple[Warned, ...]:
-    """Return a warning when groups keep widths that are no multiple of what runs fast on processors."""
+def off_grid(groups: ModelGroups, removed: Mapping[str, float]) -> tuple[Warned, ...]:
+    """Return a warning when groups keep widths that are no multiple of what runs fast on processors.
+
+    Args:
+        groups: What the dense model has.
+        removed: Group -> share of its units that is gone.
+    """
     try:
         grid = SearchSpace(name="grid", description="", sparsity=SparsitySpec(max=0.999)).bind(groups).widths
     except ConfigError:
         return ()
-    kept = {n: width_after(groups[n], share) for n, share in policy.sparsity.items() if n in grid}
+    kept = {n: width_after(groups[n], share) for n, share in removed.items() if n in grid}
     off = [name for name, width in kept.items() if width not in grid[name]]
     if not off:
         return ()
