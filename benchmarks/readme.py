@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.readme_scaling import latency_load_lines, promises_lines, scaling_lines
+from benchmarks.readme_strategies import axis_lines, claim_lines, missing_lines, preset_lines, strategy_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
-DOCUMENTS = (README, ROOT / "docs" / "search.md")
+DOCUMENTS = (README, ROOT / "docs" / "search.md", ROOT / "docs" / "strategies.md")
 RESULTS = ROOT / "results"
 MARK = re.compile(r"(<!-- (?P<name>[a-z_]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -137,7 +138,25 @@ def promises() -> str:
     return _with_origin(data, promises_lines(sorted(data["rows"], key=lambda row: order.index(row["promise"]))))
 
 
+def strategies() -> str:
+    """Return the structured strategies at half the MACs, and what articles claim."""
+    data = _benchmark("strategies")
+    lines = strategy_lines(data["summary"], short=True)
+    return _with_origin(data, [*lines, "", *claim_lines(data["summary"])])
+
+
+def all_strategies() -> str:
+    """Return every strategy, and those that the network has nothing for."""
+    data = _benchmark("strategies")
+    lines = strategy_lines(data["summary"], short=False)
+    return _with_origin(data, [*lines, "", *missing_lines(data["rows"]), "", *claim_lines(data["summary"])])
+
+
 TABLES = {
+    "strategies": strategies,
+    "all_strategies": all_strategies,
+    "presets": lambda: "\n".join(preset_lines()),
+    "axes": lambda: "\n".join(axis_lines()),
     "demo": demo,
     "materialise": materialise,
     "latency_noise": latency_noise,
@@ -213,7 +232,7 @@ def _with_origin(data: dict[str, Any], lines: list[str]) -> str:
 
 
 def main() -> None:
-    """Rewrite README.md and docs/search.md."""
+    """Rewrite README.md and the documents."""
     for document in DOCUMENTS:
         document.write_text(filled(document.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -340,7 +340,8 @@ def _criterion_of_all(task: SearchTask, criterion: str) -> dict[str, str]:
 def _global_sweep(task: SearchTask) -> Iterator[Params]:
     for criterion in (name for name in task.space.criteria() if name != "random"):
         scores = normalized(task.pruner.scores(criterion), task.groups)
-        own = {g.name: scores[g.start : g.start + g.width] for g in task.space.groups}
+        found = [task.groups[g.name] for g in task.space.groups]
+        own = {g.name: scores[g.start : g.start + g.width] for g in found}
         pooled = np.concatenate(list(own.values()))
         for share in np.linspace(0.05, 0.95, THRESHOLDS):
             least = np.quantile(pooled, share)
