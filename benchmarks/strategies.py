@@ -35,10 +35,10 @@ from autoprune.errors import ConfigError
 from autoprune.evaluation import count_macs
 from autoprune.groups import ModelGroups, find_groups, prepare_model
 from autoprune.policy import Amount, Policy, Strategy
-from autoprune.pruning import Pruner, Recovery, recalibrate
+from autoprune.pruning import Pruner, Recovery
 from autoprune.pruning.grading import Grader
 from autoprune.pruning.pipeline import context_of
-from autoprune.pruning.sparsifying import Sparsifier, trains_first
+from autoprune.pruning.sparsifying import Sparsifier
 from autoprune.tasks import load_task
 from autoprune.tasks.cache import cache_directory
 from autoprune.tasks.protocol import Inputs, Task
@@ -143,16 +143,6 @@ def run_preset(bench: Bench, name: str, seed: int) -> Row:
     return row | times | {"notes": list(pruned.notes)}
 
 
-def cut_accuracy(bench: Bench, name: str, seed: int) -> float | None:
-    """Return test accuracy right after the cut, BatchNorm estimated anew; None where training comes before the cut."""
-    policy = Policy({}, Strategy.of_preset(name), amount=amount_of(name))
-    if trains_first(policy):
-        return None
-    model = bench.pruner(seed).cut(policy, seed=seed).model
-    recalibrate(model, bench.task, limit=CALIBRATION, seed=seed)
-    return rounded(1.0 - float(bench.wrong(model).mean()), 6)
-
-
 def run_peer(bench: Bench, name: str, seed: int) -> Row:
     """Return what one of torch-pruning's pruners gives with one seed."""
     start = time.process_time()
@@ -195,7 +185,7 @@ def criterion_costs(bench: Bench) -> dict[str, float]:
 
 
 def regularizer_costs(bench: Bench, rounds: int) -> dict[str, float]:
-    """Return regularizer -> CPU time of a training step over that without, interleaved; the median of the rounds."""
+    """Return regularizer -> CPU time of a training step over that without, interleaved; the least of the rounds."""
 
     def trained(regularizer: str) -> Callable[[], object]:
         strategy = Strategy(scope="local", regularizer=regularizer, learning_rate=RATE)
@@ -213,7 +203,7 @@ def regularizer_costs(bench: Bench, rounds: int) -> dict[str, float]:
     names = ("none", "l1", "l2", "group_lasso", "bn_l1", "growing_l2", "max_norm", "hard_concrete")
     samples: dict[str, list[float]] = {name: [] for name in names}
     interleaved({n: _kept(trained(n), samples[n]) for n in names}, repeats=rounds, seed=0)
-    return {n: rounded(float(np.median(samples[n]) / np.median(samples["none"]))) for n in names}
+    return {n: rounded(min(samples[n]) / min(samples["none"])) for n in names}
 
 
 def _kept(call: Callable[[], Any], into: list[float]) -> Callable[[], object]:
@@ -238,7 +228,6 @@ def summarise(rows: Sequence[Row]) -> dict[str, Any]:
             "accuracy_low": rounded(low, 6),
             "accuracy_high": rounded(high, 6),
             "accuracy_of_seeds": [r["accuracy"] for r in found],
-            "cut_accuracy": _median([r["cut_accuracy"] for r in found if r.get("cut_accuracy") is not None]),
             **{k: _median([r[k] for r in found]) for k in ("macs_share", "parameters_share", "nonzero_share")},
             "cpu_seconds": _median([r["cpu_seconds"] for r in found]),
             "steps_per_second": [_rate([r.get(key) for r in found]) for key in ("step_ms_first", "step_ms_last")],
@@ -320,18 +309,12 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[])
     parser.add_argument("--again", action="store_true", help="Run also what is known already.")
     parser.add_argument("--costs", action="store_true", help="Time criteria and regularizers, and no strategy.")
-    parser.add_argument("--cuts", action="store_true", help="Add the accuracy right after the cut to known rows.")
     given = parser.parse_args()
     torch.set_num_threads(1)
     bench, settings = Bench(), {"steps": STEPS, "batch": BATCH, "learning_rate": RATE, "share": SHARE}
     if given.costs:
         costs = {"criterion_cpu_seconds": criterion_costs(bench), "regularizer_step": regularizer_costs(bench, 15)}
         _save(None, settings, costs)
-        return
-    if given.cuts:
-        for known in known_rows(NAME):
-            if known["by"] == "autoprune" and "failure" not in known and "cut_accuracy" not in known:
-                _save(known | {"cut_accuracy": cut_accuracy(bench, known["name"], known["seed"])}, settings)
         return
     done = set() if given.again else {_key(r) for r in known_rows(NAME)}
     for key in jobs(given.seeds, given.only):
