@@ -124,7 +124,11 @@ def test_units_that_are_scaled_give_a_tenth_right_after_the_cut(module: str) -> 
 
 
 def test_units_without_a_norm_are_scaled_by_their_weights() -> None:
-    a_tenth(plain_case(), "0", "1", Strategy(granularity="scale"))
+    of, strategy = plain_case(), Strategy(granularity="scale")
+    a_tenth(of, "0", "1", strategy)
+    cut = of.pruner.cut(Policy({"0": 0.5}, strategy)).model
+    ratio = cut.get_parameter("0.weight") / of.dense.get_parameter("0.weight")
+    assert sorted(ratio.flatten().tolist()) == pytest.approx([0.1] * 12 + [1.0] * 12)
 
 
 def test_one_group_may_be_scaled_while_another_is_cut() -> None:
