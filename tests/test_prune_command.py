@@ -69,7 +69,7 @@ def test_a_share_of_macs_is_used_up_and_told(config: Path) -> None:
 
 
 def test_zeros_in_place_are_warned_of_and_survive_the_directory(config: Path) -> None:
-    found = pruned(config, "--strategy", "nm_2_4", "--sparsity", "0.5")
+    found = pruned(config, "--strategy", "nm_2_4", "--sparsity", "0.25")  # 2 of 4 is the least
     assert "zeros_only" in {w["code"] for w in found["member"]["warnings"]}
     assert found["member"]["macs"] == found["baseline"]["macs"]
     assert found["member"]["nonzero"] < 0.6 * found["baseline"]["nonzero"]
