@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from autoprune.tasks import ClassificationTask, LabelledArrays, trained_once
+from autoprune.tasks import ClassificationTask, LabelledArrays, image_corruptions, trained_once
 
 MEAN, SPREAD = 0.305, 0.376
 
@@ -112,7 +112,7 @@ class DigitsTask(ClassificationTask):
     """Classification of digits that also knows the smaller networks of the same family."""
 
     def __init__(self, model: Callable[[], nn.Module], data: LabelledArrays, *, depth: int, width: int) -> None:
-        super().__init__(model, data, name="digits")
+        super().__init__(model, data, name="digits", corruptions=image_corruptions())
         self.depth, self.width = depth, width
 
     def sibling(self, share: float) -> nn.Module:

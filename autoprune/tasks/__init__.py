@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from autoprune.tasks.cache import trained_once
     from autoprune.tasks.classification import ClassificationTask
     from autoprune.tasks.contract import check_task
+    from autoprune.tasks.corruptions import image_corruptions
     from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Split, Task
     from autoprune.tasks.reference import TaskRef, load_task
     from autoprune.tasks.subsets import class_balance, stratified_subset
@@ -33,6 +34,7 @@ _HOMES = {
     "TestAccess": "access",
     "check_task": "contract",
     "class_balance": "subsets",
+    "image_corruptions": "corruptions",
     "load_task": "reference",
     "signal_of": "access",
     "stratified_subset": "subsets",
@@ -56,6 +58,7 @@ __all__ = [
     "TestAccess",
     "check_task",
     "class_balance",
+    "image_corruptions",
     "load_task",
     "signal_of",
     "stratified_subset",

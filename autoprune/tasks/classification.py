@@ -30,6 +30,7 @@ class ClassificationTask(BaseTask):
         name: Short name of the task.
         batch_size: Rows a batch where the caller states none.
         protect: Globs over module paths that are never pruned.
+        corruptions: Name -> corruption of a batch, such as `image_corruptions()`, for the front's robustness.
     """
 
     metrics: Sequence[MetricSpec] = (
@@ -46,6 +47,7 @@ class ClassificationTask(BaseTask):
         name: str = "classification",
         batch_size: int = 64,
         protect: Sequence[str] = (),
+        corruptions: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
         if batch_size < 1:
             raise TaskError(f"batch_size must be >= 1. Got {batch_size}.")
@@ -53,6 +55,7 @@ class ClassificationTask(BaseTask):
         self.data = data
         self.batch_size = batch_size
         self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
+        self._corruptions = dict(corruptions or {})
         self._source = model
         self._model: nn.Module | None = None
 
@@ -113,6 +116,10 @@ class ClassificationTask(BaseTask):
         per_unit = {"accuracy": hits, "cross_entropy": _cross_entropy(outputs, labels)}
         ids = tuple(str(row) for row in rows)
         return Evaluated(self.aggregate(per_unit), self.data.unit, ids, per_unit, outputs)
+
+    def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
+        """Return the corruptions that the task was given."""
+        return self._corruptions
 
     def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
