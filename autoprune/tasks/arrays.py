@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,11 +14,11 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.protocol import SPLITS
+from autoprune.tasks.protocol import SPLITS, Inputs
+from autoprune.tasks.splits import SCORED, complete_splits
 from autoprune.tasks.subsets import stratified_subset
 
 IntArray = npt.NDArray[np.int64]
-SCORED = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,8 @@ class LabelledArrays:
             alone: `calibration` and `tune` are the two stratified halves of train.
         unit: What one row is: image, document, scene or row.
         seed: Seed of the splits that are made here.
+        shifts: Name -> data unlike these, of the same form and classes, of which every row is scored: how well a model
+            fares where it was not trained.
 
     Raises:
         TaskError: Data that no honest measurement can come from: empty, one class, not finite, shapes or splits wrong.
@@ -43,17 +44,24 @@ class LabelledArrays:
     splits: Mapping[str, Any] = field(default_factory=dict)
     unit: str = "row"
     seed: int = 0
+    shifts: Mapping[str, LabelledArrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        x, y = _inputs(self.x), _labels(self.y)
-        _check_rows(x, y)
-        object.__setattr__(self, "x", x)
+        y = _labels(self.y)
+        object.__setattr__(self, "x", self._checked_inputs(len(y)))
+        _check_labels(y)
         object.__setattr__(self, "y", y)
-        object.__setattr__(self, "splits", _complete(self.splits, y, self.seed))
+        object.__setattr__(self, "splits", complete_splits(self.splits, y, self.seed))
         for name in SCORED:
             if len(np.unique(y[self.splits[name]])) < 2:
                 raise TaskError(
                     f"The split {name!r} holds one class only.", hint="Shuffle the rows before splitting, or stratify."
+                )
+        for name, other in self.shifts.items():
+            if type(other) is not type(self) or other.classes > self.classes:
+                raise TaskError(
+                    f"The shifted domain {name!r} must be a {type(self).__name__} of at most {self.classes} classes.",
+                    hint="Number the classes as in the data that the model was trained on.",
                 )
 
     @property
@@ -70,7 +78,7 @@ class LabelledArrays:
     def fingerprint(self) -> str:
         """Digest of inputs, labels, splits and unit."""
         digest = hashlib.sha256(self.unit.encode())
-        for name, array in (("x", self.x.numpy()), ("y", self.y), *((s, self.splits[s]) for s in SPLITS)):
+        for name, array in (*self._arrays(), ("y", self.y), *((s, self.splits[s]) for s in SPLITS)):
             digest.update(f"{name}{array.dtype}{array.shape}".encode())
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -79,6 +87,22 @@ class LabelledArrays:
         """Return the rows of a split, shuffled by `seed`; `limit` draws a stratified subset of that many."""
         rows: IntArray = self.splits[split]
         return rows[stratified_subset(self.y[rows], limit, np.random.default_rng(seed))]
+
+    def take(self, rows: IntArray) -> Inputs:
+        """Return the model's inputs of some rows."""
+        return Inputs((self.x[rows],), {})
+
+    def batch(self, rows: IntArray) -> Any:
+        """Return inputs and labels of some rows, to train on."""
+        return self.x[rows], self.labels[rows]
+
+    def _checked_inputs(self, count: int) -> Any:
+        x = _inputs(self.x)
+        _check_rows(x, count)
+        return x
+
+    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        yield "x", self.x.numpy()
 
 
 def _inputs(value: Any) -> Tensor:
@@ -98,12 +122,12 @@ def _labels(value: Any) -> IntArray:
     return array.astype(np.int64)
 
 
-def _check_rows(x: Tensor, y: IntArray) -> None:
-    if len(y) == 0 or len(x) == 0:
+def _check_rows(x: Tensor, count: int) -> None:
+    if count == 0 or len(x) == 0:
         raise TaskError("The data are empty.", hint="Check where the task loads them from.")
-    if x.ndim < 2 or len(x) != len(y):
+    if x.ndim < 2 or len(x) != count:
         raise TaskError(
-            f"Inputs of shape {tuple(x.shape)} do not go with {len(y)} labels.", hint="Give one row of inputs a label."
+            f"Inputs of shape {tuple(x.shape)} do not go with {count} labels.", hint="Give one row of inputs a label."
         )
     bad = ~torch.isfinite(x).flatten(1).all(dim=1)
     if bad.any():
@@ -111,56 +135,10 @@ def _check_rows(x: Tensor, y: IntArray) -> None:
             f"{int(bad.sum())} of {len(x)} rows hold NaN or infinity, the first is row {int(bad.int().argmax())}.",
             hint="Drop or fill those rows.",
         )
+
+
+def _check_labels(y: IntArray) -> None:
     if y.min() < 0:
         raise TaskError(f"Labels must be >= 0. Got {y.min()}.", hint="Number the classes from 0.")
     if len(np.unique(y)) < 2:
         raise TaskError(f"All {len(y)} labels are {y[0]}: there is one class only.", hint="Give data of all classes.")
-
-
-def _complete(given: Mapping[str, Any], y: IntArray, seed: int) -> dict[str, IntArray]:
-    rng = np.random.default_rng(seed)
-    if not given:
-        given = _stratified_splits(y, rng)
-    unknown, missing = sorted(set(given) - set(SPLITS)), [s for s in SCORED if s not in given]
-    if unknown or missing:
-        problem = f"unknown split {unknown[0]!r}" if unknown else f"split {missing[0]!r} is missing"
-        raise TaskError(f"splits: {problem}.", hint=f"Splits: {', '.join(SPLITS)}; calibration and tune are optional.")
-    splits = {name: _check_split(name, rows, len(y)) for name, rows in given.items()}
-    _check_overlap(splits)
-    train = splits["train"]
-    half = train[stratified_subset(y[train], (len(train) + 1) // 2, rng)]
-    splits.setdefault("calibration", half)
-    splits.setdefault("tune", np.setdiff1d(train, half))
-    return {name: _check_split(name, splits[name], len(y)) for name in SPLITS}
-
-
-def _stratified_splits(y: IntArray, rng: np.random.Generator) -> dict[str, IntArray]:
-    n = len(y)
-    train_size, test_size = round(0.7 * n), round(0.15 * n)
-    test = stratified_subset(y, test_size, rng)
-    rest = np.setdiff1d(np.arange(n), test)
-    val = rest[stratified_subset(y[rest], n - train_size - test_size, rng)]
-    return {"train": np.setdiff1d(rest, val), "val": val, "test": test}
-
-
-def _check_split(name: str, rows: Any, n: int) -> IntArray:
-    array = np.asarray(rows)
-    if array.ndim != 1 or len(array) == 0 or array.dtype.kind not in "iu":
-        raise TaskError(
-            f"The split {name!r} must be [k] row numbers, k >= 1. Got shape {array.shape} of {array.dtype}."
-        )
-    if array.min() < 0 or array.max() >= n or len(np.unique(array)) != len(array):
-        raise TaskError(f"The split {name!r} must be distinct row numbers in 0..{n - 1}.")
-    return array.astype(np.int64)
-
-
-def _check_overlap(splits: Mapping[str, IntArray]) -> None:
-    for one, other in itertools.combinations(splits, 2):
-        if not {one, other} & {"val", "test"}:
-            continue
-        shared = np.intersect1d(splits[one], splits[other])
-        if len(shared):
-            raise TaskError(
-                f"{len(shared)} rows are both in {one!r} and in {other!r}, such as row {shared[0]}.",
-                hint="Make the splits disjoint: scores on rows that were trained on mean nothing.",
-            )

@@ -17,8 +17,7 @@ from autoprune.errors import CandidateError, TaskError
 from autoprune.tasks.arrays import LabelledArrays
 from autoprune.tasks.base import BaseTask
 from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Split
-
-Batch = tuple[Tensor, Tensor]
+from autoprune.tasks.subsets import stratified_subset
 
 
 class ClassificationTask(BaseTask):
@@ -82,23 +81,23 @@ class ClassificationTask(BaseTask):
         if shape != "default":
             raise TaskError(f"The task {self.name!r} has one input shape, 'default'. Got {shape!r}.")
         rows = np.resize(self.data.splits["train"], batch_size)
-        return Inputs((self.data.x[rows],), {})
+        return self.data.take(rows)
 
     def batches(
         self, split: Split, *, seed: int, batch_size: int | None = None, limit: int | None = None
-    ) -> Iterator[Batch]:
-        """Yield (inputs, labels) of one shuffled pass, in batches of nearly equal size, none above `batch_size`.
+    ) -> Iterator[Any]:
+        """Yield inputs with labels of one shuffled pass, in batches of nearly equal size, none above `batch_size`.
 
         Equal sizes spare BatchNorm a last batch of one row.
         """
         rows = self.data.rows(split, limit=limit, seed=seed)
         count = -(-len(rows) // (batch_size or self.batch_size))
         for part in np.array_split(rows, count):
-            yield self.data.x[part], self.data.labels[part]
+            yield self.data.batch(part)
 
-    def loss(self, outputs: Any, batch: Batch) -> Tensor:
+    def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Return the mean cross-entropy of [n, classes] logits."""
-        labels = batch[1]
+        labels = batch["labels"] if isinstance(batch, Mapping) else batch[1]
         _check_logits(outputs, len(labels), self.data.classes)
         return F.cross_entropy(outputs, labels)
 
@@ -108,14 +107,35 @@ class ClassificationTask(BaseTask):
         Raises:
             CandidateError: A logit is not finite.
         """
-        rows = self.data.rows(split, limit=limit, seed=seed)
+        return self._scored(predict, self.data, self.data.rows(split, limit=limit, seed=seed))
+
+    def shifts(self) -> Sequence[str]:
+        """Return the names of the data's shifted domains."""
+        return tuple(self.data.shifts)
+
+    def evaluate_shift(self, predict: Predict, name: str, *, limit: int | None = None, seed: int = 0) -> Evaluated:
+        """Score `predict` on all rows of a shifted domain, or on a stratified subset of `limit`, as `evaluate` does.
+
+        Raises:
+            TaskError: There is no domain of that name.
+            CandidateError: A logit is not finite.
+        """
+        if name not in self.data.shifts:
+            raise TaskError(
+                f"The task {self.name!r} has no shifted domain {name!r}.",
+                hint=f"Its domains: {', '.join(self.data.shifts) or 'none'}.",
+            )
+        data = self.data.shifts[name]
+        return self._scored(predict, data, stratified_subset(data.y, limit, np.random.default_rng(seed)))
+
+    def _scored(self, predict: Predict, data: LabelledArrays, rows: npt.NDArray[np.int64]) -> Evaluated:
         parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
-        outputs = np.concatenate([self._logits(predict, part) for part in parts])
-        labels = self.data.y[rows]
+        outputs = np.concatenate([self._logits(predict, data.take(part), len(part)) for part in parts])
+        labels = data.y[rows]
         hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
         per_unit = {"accuracy": hits, "cross_entropy": _cross_entropy(outputs, labels)}
         ids = tuple(str(row) for row in rows)
-        return Evaluated(self.aggregate(per_unit), self.data.unit, ids, per_unit, outputs)
+        return Evaluated(self.aggregate(per_unit), data.unit, ids, per_unit, outputs)
 
     def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
         """Return the corruptions that the task was given."""
@@ -125,10 +145,10 @@ class ClassificationTask(BaseTask):
         """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
         return {name: float(np.mean(values)) for name, values in per_unit.items()}
 
-    def _logits(self, predict: Predict, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _logits(self, predict: Predict, inputs: Inputs, count: int) -> npt.NDArray[np.float32]:
         with torch.no_grad():
-            logits = self.structure(predict(Inputs((self.data.x[rows],), {})))
-        _check_logits(logits, len(rows), self.data.classes)
+            logits = self.structure(predict(inputs))
+        _check_logits(logits, count, self.data.classes)
         values: npt.NDArray[np.float32] = logits.detach().float().cpu().numpy()
         if not np.isfinite(values).all():
             raise CandidateError("The model's outputs hold NaN or infinity.", reason="nonfinite", stage="quality")
