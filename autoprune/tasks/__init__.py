@@ -6,14 +6,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.tasks.access import GuardedTask, TestAccess, signal_of
+    from autoprune.tasks.access import GuardedTask, TestAccess
     from autoprune.tasks.arrays import LabelledArrays
     from autoprune.tasks.base import BaseTask
     from autoprune.tasks.cache import trained_once
     from autoprune.tasks.classification import ClassificationTask
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
-    from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Split, Task
+    from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
+    from autoprune.tasks.protocol import (
+        SPLITS,
+        Evaluated,
+        Inputs,
+        MetricSpec,
+        Predict,
+        RecoverContext,
+        Sample,
+        Split,
+        Task,
+    )
     from autoprune.tasks.reference import TaskRef, load_task
     from autoprune.tasks.subsets import class_balance, stratified_subset
 
@@ -28,6 +39,7 @@ _HOMES = {
     "Predict": "protocol",
     "RecoverContext": "protocol",
     "SPLITS": "protocol",
+    "Sample": "protocol",
     "Split": "protocol",
     "Task": "protocol",
     "TaskRef": "reference",
@@ -35,8 +47,12 @@ _HOMES = {
     "check_task": "contract",
     "class_balance": "subsets",
     "image_corruptions": "corruptions",
+    "class_names_of": "optional",
+    "evaluate_shift": "optional",
     "load_task": "reference",
-    "signal_of": "access",
+    "samples_of": "optional",
+    "shifts_of": "optional",
+    "signal_of": "optional",
     "stratified_subset": "subsets",
     "trained_once": "cache",
 }
@@ -52,14 +68,19 @@ __all__ = [
     "MetricSpec",
     "Predict",
     "RecoverContext",
+    "Sample",
     "Split",
     "Task",
     "TaskRef",
     "TestAccess",
     "check_task",
     "class_balance",
+    "class_names_of",
+    "evaluate_shift",
     "image_corruptions",
     "load_task",
+    "samples_of",
+    "shifts_of",
     "signal_of",
     "stratified_subset",
     "trained_once",

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TaskError
-from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Split, Task
+from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
+from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Sample, Split, Task
 
 
 class GuardedTask:
@@ -27,6 +28,7 @@ class GuardedTask:
         self.metrics: Sequence[MetricSpec] = task.metrics
         self.protect: Sequence[str] = task.protect
         self.signal: str | None = signal_of(task)
+        self.class_names: Sequence[str] = class_names_of(task)
 
     @property
     def fingerprint(self) -> str:
@@ -85,6 +87,19 @@ class GuardedTask:
         """Return named corruptions of a batch."""
         return self._task.corruptions()
 
+    def shifts(self) -> Sequence[str]:
+        """Return the names of shifted domains."""
+        return shifts_of(self._task)
+
+    def evaluate_shift(self, predict: Predict, name: str, *, limit: int | None = None, seed: int = 0) -> Evaluated:
+        """Score `predict` on a shifted domain."""
+        return evaluate_shift(self._task, predict, name, limit=limit, seed=seed)
+
+    def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
+        """Return units of a split other than `test` for the report's pictures."""
+        _refuse_test(split)
+        return samples_of(self._task, split, count=count, seed=seed)
+
 
 class TestAccess:
     """The only way to the test split, counted.
@@ -109,12 +124,6 @@ class TestAccess:
         """Score `predict` on the whole test split and count the read."""
         self.reads += 1
         return self._task.evaluate(predict, "test")
-
-
-def signal_of(task: Task) -> str | None:
-    """Return the metric that a task names as its smooth signal; None where it names none."""
-    signal: str | None = getattr(task, "signal", None)
-    return signal
 
 
 def _refuse_test(split: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.protocol import SPLITS, Inputs
+from autoprune.tasks.protocol import SPLITS, Inputs, Sample
 from autoprune.tasks.splits import SCORED, complete_splits
 from autoprune.tasks.subsets import stratified_subset
 
 IntArray = npt.NDArray[np.int64]
+SMALLEST_IMAGE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +35,7 @@ class LabelledArrays:
         seed: Seed of the splits that are made here.
         shifts: Name -> data unlike these, of the same form and classes, of which every row is scored: how well a model
             fares where it was not trained.
+        class_names: Names of the classes in the order of their numbers, for the report; they count for no digest.
 
     Raises:
         TaskError: Data that no honest measurement can come from: empty, one class, not finite, shapes or splits wrong.
@@ -45,6 +47,7 @@ class LabelledArrays:
     unit: str = "row"
     seed: int = 0
     shifts: Mapping[str, LabelledArrays] = field(default_factory=dict)
+    class_names: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         y = _labels(self.y)
@@ -95,6 +98,20 @@ class LabelledArrays:
     def batch(self, rows: IntArray) -> Any:
         """Return inputs and labels of some rows, to train on."""
         return self.x[rows], self.labels[rows]
+
+    def samples(self, rows: IntArray) -> Sequence[Sample] | None:
+        """Return rows that are images, [1 or 3, h, w], on one scale from their least to their greatest value."""
+        if self.x.ndim != 4 or self.x.shape[1] not in (1, 3) or min(self.x.shape[2:]) < SMALLEST_IMAGE:
+            return None
+        x = self.x[rows].movedim(1, 3).numpy()
+        x = (x - x.min()) / max(float(np.ptp(x)), float(np.finfo(np.float32).tiny))
+        images = x[..., 0] if x.shape[3] == 1 else x
+        return [Sample(str(row), image, None, self.name_of(row)) for row, image in zip(rows, images, strict=True)]
+
+    def name_of(self, row: int) -> str:
+        """Return the name of a row's class, or its number where the classes have no names."""
+        number = int(self.y[row])
+        return self.class_names[number] if number < len(self.class_names) else str(number)
 
     def _checked_inputs(self, count: int) -> Any:
         x = _inputs(self.x)

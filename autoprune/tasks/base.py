@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, TaskError
-from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Split
+from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Sample, Split
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -36,12 +36,14 @@ class BaseTask(ABC):
         protect: Globs over module paths that are never pruned.
         signal: Metric that varies smoothly with quality and is minimised, such as cross-entropy, where there is one:
             it tells candidates apart that the objective finds equal.
+        class_names: Names of the classes in the order of their numbers, for the report.
     """
 
     name: str = "task"
     metrics: Sequence[MetricSpec]
     protect: Sequence[str] = ()
     signal: str | None = None
+    class_names: Sequence[str] = ()
     _fingerprint: str | None = None
 
     @abstractmethod
@@ -159,6 +161,24 @@ class BaseTask(ABC):
     def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
         """Return no corruption."""
         return {}
+
+    def shifts(self) -> Sequence[str]:
+        """Return the names of shifted domains, data unlike those that the model was trained on: none."""
+        return ()
+
+    def evaluate_shift(self, predict: Predict, name: str, *, limit: int | None = None, seed: int = 0) -> Evaluated:
+        """Score `predict` on a shifted domain as `evaluate` does on a split.
+
+        Raises:
+            TaskError: There is no domain of that name.
+        """
+        del predict, limit, seed
+        raise TaskError(f"The task {self.name!r} has no shifted domain {name!r}.", hint="Name it in shifts().")
+
+    def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
+        """Return at most `count` units for the report's pictures, drawn by `seed`, or None: there is no picture."""
+        del split, count, seed
+        return None
 
     def _train_step(self, model: nn.Module, optimizer: torch.optim.Optimizer, batch: Any, ctx: RecoverContext) -> float:
         args, kwargs = self.inputs(batch)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from autoprune.errors import CandidateError, TaskError
 from autoprune.tasks.arrays import LabelledArrays
 from autoprune.tasks.base import BaseTask
-from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Split
+from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Sample, Split
 from autoprune.tasks.subsets import stratified_subset
 
 
@@ -54,6 +54,7 @@ class ClassificationTask(BaseTask):
         self.data = data
         self.batch_size = batch_size
         self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
+        self.class_names = tuple(data.class_names)
         self._corruptions = dict(corruptions or {})
         self._source = model
         self._model: nn.Module | None = None
@@ -135,7 +136,7 @@ class ClassificationTask(BaseTask):
         hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
         per_unit = {"accuracy": hits, "cross_entropy": _cross_entropy(outputs, labels)}
         ids = tuple(str(row) for row in rows)
-        return Evaluated(self.aggregate(per_unit), data.unit, ids, per_unit, outputs)
+        return Evaluated(self.aggregate(per_unit), data.unit, ids, per_unit, outputs, labels)
 
     def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
         """Return the corruptions that the task was given."""
@@ -144,6 +145,10 @@ class ClassificationTask(BaseTask):
     def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
         return {name: float(np.mean(values)) for name, values in per_unit.items()}
+
+    def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
+        """Return a stratified draw of units as their data show them, or None where they show none."""
+        return self.data.samples(self.data.rows(split, limit=count, seed=seed))
 
     def _logits(self, predict: Predict, inputs: Inputs, count: int) -> npt.NDArray[np.float32]:
         with torch.no_grad():

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import AutopruneError, TaskError
-from autoprune.tasks.access import GuardedTask, signal_of
+from autoprune.tasks.access import GuardedTask
 from autoprune.tasks.base import tensors_of
+from autoprune.tasks.contract_optional import check_optional
 from autoprune.tasks.failures import user_code
+from autoprune.tasks.optional import signal_of
 from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, RecoverContext, Split, Task
 
 BATCH_UNITS = 64
@@ -48,6 +50,7 @@ def check_task(task: Task, *, full: bool = False) -> list[str]:
         if not torch.equal(state, torch.get_rng_state()):
             warnings.append("Loading data changes torch's global random state: give the shuffling a torch.Generator.")
         _check_loss(task, model)
+        check_optional(task, model)
         if full:
             _check_recovery(task, copy.deepcopy(model))
     return warnings
@@ -244,10 +247,8 @@ def _check_evaluated(task: Task, evaluated: Evaluated) -> None:
         raise TaskError(
             f"task.evaluate() must name every unit once. Got {count} ids, {len(set(evaluated.ids))} distinct."
         )
-    sizes = {name: len(values) for name, values in evaluated.per_unit.items()}
-    if evaluated.outputs is not None:
-        sizes["outputs"] = len(evaluated.outputs)
-    for name, size in sizes.items():
+    parts = {**evaluated.per_unit, "outputs": evaluated.outputs, "labels": evaluated.labels}
+    for name, size in ((name, len(values)) for name, values in parts.items() if values is not None):
         if size != count:
             raise TaskError(f"task.evaluate(): {name!r} has {size} rows for {count} units.")
     with user_code("task.aggregate()"):

@@ -40,6 +40,7 @@ class Evaluated:
         ids: [n_units] identities of the units, which pair two models' scores.
         per_unit: Sufficient statistics per metric, each [n_units, ...]; `Task.aggregate` turns them into `metrics`.
         outputs: Optional [n_units, ...] model outputs, for agreement with the dense model.
+        labels: Optional [n_units] class numbers of units whose outputs are [n_units, classes], for accuracy by class.
     """
 
     metrics: dict[str, float]
@@ -47,6 +48,24 @@ class Evaluated:
     ids: tuple[str, ...]
     per_unit: dict[str, npt.NDArray[np.float64]]
     outputs: npt.NDArray[np.float32] | None = None
+    labels: npt.NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One unit as a person sees it; nothing of it is trusted.
+
+    Args:
+        id: Identity of the unit, as `Task.evaluate` gives it.
+        image: [h, w] or [h, w, 3] values in 0..1; None where the unit is no image.
+        text: What it says; None where the unit is no text.
+        label: The right answer in words; None where there is no short one.
+    """
+
+    id: str
+    image: npt.NDArray[np.float32] | None = None
+    text: str | None = None
+    label: str | None = None
 
 
 Predict = Callable[[Inputs], Any]
@@ -117,7 +136,11 @@ class RecoverContext:
 
 @runtime_checkable
 class Task(Protocol):
-    """A trained model with its data and metric. Derive from `BaseTask` for the optional parts' defaults."""
+    """A trained model with its data and metric. Derive from `BaseTask` for the optional parts' defaults.
+
+    `signal`, `class_names`, `shifts`, `evaluate_shift` and `samples` of `BaseTask` may be absent: they are read through
+    `autoprune.tasks.optional` alone.
+    """
 
     name: str
     metrics: Sequence[MetricSpec]
@@ -175,5 +198,9 @@ class Task(Protocol):
         ...
 
     def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """Return named corruptions of a batch, for robustness."""
+        """Return name -> corruption of a batch, for robustness.
+
+        Each is called with the model's `Inputs`, before the model, and returns them with the same shapes and types;
+        it is deterministic and leaves its argument as it was. Labels are never handed over.
+        """
         ...
