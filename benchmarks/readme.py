@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.readme_examples import example_lines
 from benchmarks.readme_scaling import latency_load_lines, promises_lines, scaling_lines
 from benchmarks.readme_strategies import axis_lines, claim_lines, missing_lines, preset_lines, strategy_lines
 
@@ -25,6 +26,11 @@ def demo() -> str:
     """Return the front of the demo."""
     text = (RESULTS / "reference" / "digits" / "front.md").read_text(encoding="utf-8")
     return text.partition("\n\n")[2]
+
+
+def examples() -> str:
+    """Return what every example's front gives."""
+    return "\n".join(example_lines(RESULTS / "reference", ROOT / "examples"))
 
 
 def materialise() -> str:
@@ -158,6 +164,7 @@ TABLES = {
     "presets": lambda: "\n".join(preset_lines()),
     "axes": lambda: "\n".join(axis_lines()),
     "demo": demo,
+    "examples": examples,
     "materialise": materialise,
     "latency_noise": latency_noise,
     "search_quality": search_quality,
