@@ -9,23 +9,24 @@ trained for 6 epochs in 130 s of CPU (one core of an AMD EPYC server), then cach
 
 from __future__ import annotations
 
-import gzip
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from autoprune.errors import TaskError
-from autoprune.tasks import ClassificationTask, LabelledArrays, trained_once
+from autoprune.tasks import (
+    FASHION_MNIST,
+    ClassificationTask,
+    LabelledArrays,
+    image_corruptions,
+    load_idx,
+    trained_once,
+)
 
-DEBIAN = "/usr/share/datasets/fashion-mnist"
 MEAN, SPREAD = 0.286, 0.353
-TRAIN, VAL = 20_000, 2_000
+IMAGES = (20_000, 2_000, 10_000)
 
 
 @dataclass(frozen=True)
@@ -83,47 +84,6 @@ class ResNet(nn.Module):
         return logits
 
 
-def load_data(data_dir: str | Path = DEBIAN, *, train: int = TRAIN, val: int = VAL) -> LabelledArrays:
-    """Return the images, normalised: `train` and `val` images of the training file, and the 10,000 of the test file.
-
-    Args:
-        data_dir: Folder of the four files.
-        train: Images to train on.
-        val: Images to search on.
-
-    Raises:
-        TaskError: A file is missing or is not what its name says.
-    """
-    folder = Path(data_dir)
-    images, labels = read_idx(folder / "train-images-idx3-ubyte.gz"), read_idx(folder / "train-labels-idx1-ubyte.gz")
-    tests, answers = read_idx(folder / "t10k-images-idx3-ubyte.gz"), read_idx(folder / "t10k-labels-idx1-ubyte.gz")
-    if train + val > len(images):
-        raise TaskError(f"train + val must be at most {len(images)}. Got {train} + {val}.")
-    order = np.random.default_rng(0).permutation(len(images))[: train + val]
-    x = np.concatenate([images[order], tests]).astype(np.float32)[:, None] / 255.0
-    splits = np.split(np.arange(len(x)), [train, train + val])
-    named = dict(zip(("train", "val", "test"), splits, strict=True))
-    return LabelledArrays((x - MEAN) / SPREAD, np.concatenate([labels[order], answers]), named, unit="image")
-
-
-def read_idx(path: Path) -> npt.NDArray[np.uint8]:
-    """Return the array of a gzipped idx file of bytes.
-
-    Raises:
-        TaskError: The file is missing, damaged or of another format.
-    """
-    hint = "Install Debian's dataset-fashion-mnist, or name the folder of the idx files: task_args: {data_dir: ...}."
-    try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
-        raise TaskError(f"Cannot read {path.name} in {path.parent}: {error}", hint=hint) from error
-    dims = content[3] if len(content) > 4 else 0
-    shape = tuple(np.frombuffer(content, ">i4", count=dims, offset=4)) if len(content) >= 4 + 4 * dims else ()
-    if content[:3] != b"\x00\x00\x08" or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
-        raise TaskError(f"{path.name} is no idx file of bytes.", hint=hint)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
-
-
 def train_network(model: nn.Module, data: LabelledArrays, recipe: Recipe) -> None:
     """Train with SGD on mirrored images, at a one-cycle learning rate."""
     rows = torch.from_numpy(data.splits["train"])
@@ -148,10 +108,19 @@ def train_network(model: nn.Module, data: LabelledArrays, recipe: Recipe) -> Non
 
 
 def make_task(
-    depth: int = 20, width: int = 16, epochs: int = 6, seed: int = 0, data_dir: str = DEBIAN
+    depth: int = 20,
+    width: int = 16,
+    epochs: int = 6,
+    seed: int = 0,
+    data_dir: str = FASHION_MNIST,
+    images: tuple[int, int, int] = IMAGES,
 ) -> ClassificationTask:
-    """Return the task; the model is trained once a machine, then read from the cache."""
-    data = load_data(data_dir)
+    """Return the task; the model is trained once a machine, then read from the cache.
+
+    `images` are how many to train, to search and to test on.
+    """
+    train, val, test = images
+    data = load_idx(data_dir, train=train, val=val, test=test, mean=MEAN, spread=SPREAD)
     recipe = Recipe(depth=depth, width=width, epochs=epochs, seed=seed)
 
     def build() -> nn.Module:
@@ -162,7 +131,7 @@ def make_task(
             recipe=asdict(recipe) | {"data": data.fingerprint},
         )
 
-    return ClassificationTask(build, data, name="fashion")
+    return ClassificationTask(build, data, name="fashion", corruptions=image_corruptions())
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from autoprune.errors import TaskError
+from autoprune.tasks import load_idx, load_task, read_idx
 from benchmarks.search_baselines import Ledger, Point
 from benchmarks.search_quality import COMPARISONS, Comparison, row_of, spread_of, summary_of
 from benchmarks.search_runs import Curve
@@ -165,16 +166,17 @@ def clothes(tmp_path: Path) -> Path:
 
 
 def test_fashion_reads_the_idx_files(clothes: Path) -> None:
-    example = runpy.run_path(str(FASHION))
-    data = example["load_data"](clothes, train=40, val=20)
+    data = load_idx(clothes, train=40, val=20, test=20, mean=0.286, spread=0.353)
     assert [len(data.splits[s]) for s in ("train", "val", "test")] == [40, 20, 20]
     assert data.x.shape == (80, 1, 28, 28)
     assert data.y[60:].tolist() == [n % 10 for n in range(20)]
-    raw = example["read_idx"](clothes / "t10k-images-idx3-ubyte.gz")
-    expected = (raw[0] / 255.0 - example["MEAN"]) / example["SPREAD"]
+    raw = read_idx(clothes / "t10k-images-idx3-ubyte.gz")
+    expected = (raw[0] / 255.0 - 0.286) / 0.353
     assert np.allclose(data.x[60, 0].numpy(), expected, atol=1e-6)
     with pytest.raises(TaskError, match="at most 60"):
-        example["load_data"](clothes, train=60, val=1)
+        load_idx(clothes, train=60, val=1, test=20)
+    with pytest.raises(TaskError, match="at most 20"):
+        load_idx(clothes, train=40, val=20, test=21)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other format", "not gzip"])
@@ -189,7 +191,7 @@ def test_fashion_names_the_remedy_for_data_that_it_cannot_read(clothes: Path, da
     else:
         path.write_bytes(b"hello")
     with pytest.raises(TaskError) as raised:
-        runpy.run_path(str(FASHION))["load_data"](clothes, train=40, val=20)
+        load_task("fashion.py:make_task", {"data_dir": str(clothes)}, base=FASHION.parent)
     assert "dataset-fashion-mnist" in raised.value.hint
 
 

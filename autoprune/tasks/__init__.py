@@ -6,14 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.tasks.access import GuardedTask, TestAccess
+    from autoprune.tasks.access import GuardedTask, TestAccess, signal_of
     from autoprune.tasks.arrays import LabelledArrays
     from autoprune.tasks.base import BaseTask
     from autoprune.tasks.cache import trained_once
     from autoprune.tasks.classification import ClassificationTask
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
-    from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
+    from autoprune.tasks.idx import FASHION_MNIST, load_idx, read_idx, read_idx_pair
+    from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of
     from autoprune.tasks.protocol import (
         SPLITS,
         Evaluated,
@@ -32,6 +33,7 @@ _HOMES = {
     "BaseTask": "base",
     "ClassificationTask": "classification",
     "Evaluated": "protocol",
+    "FASHION_MNIST": "idx",
     "GuardedTask": "access",
     "Inputs": "protocol",
     "LabelledArrays": "arrays",
@@ -46,18 +48,22 @@ _HOMES = {
     "TestAccess": "access",
     "check_task": "contract",
     "class_balance": "subsets",
-    "image_corruptions": "corruptions",
     "class_names_of": "optional",
     "evaluate_shift": "optional",
+    "image_corruptions": "corruptions",
+    "load_idx": "idx",
     "load_task": "reference",
+    "read_idx": "idx",
+    "read_idx_pair": "idx",
     "samples_of": "optional",
     "shifts_of": "optional",
-    "signal_of": "optional",
+    "signal_of": "access",
     "stratified_subset": "subsets",
     "trained_once": "cache",
 }
 
 __all__ = [
+    "FASHION_MNIST",
     "SPLITS",
     "BaseTask",
     "ClassificationTask",
@@ -78,7 +84,10 @@ __all__ = [
     "class_names_of",
     "evaluate_shift",
     "image_corruptions",
+    "load_idx",
     "load_task",
+    "read_idx",
+    "read_idx_pair",
     "samples_of",
     "shifts_of",
     "signal_of",

@@ -1,0 +1,82 @@
+"""Folder of four idx files, as MNIST and its successors come in -> labelled images."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.errors import TaskError
+from autoprune.tasks.arrays import LabelledArrays
+
+FASHION_MNIST = "/usr/share/datasets/fashion-mnist"
+FASHION_CLASSES = (
+    *("T-shirt/top", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+)
+_HINT = "Install Debian's dataset-fashion-mnist, or name the folder of the idx files: task_args: {data_dir: ...}."
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def read_idx(path: Path) -> Bytes:
+    """Return the array of a gzipped idx file of bytes.
+
+    Raises:
+        TaskError: The file is missing, damaged or of another format.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes())
+    except (OSError, EOFError) as error:
+        raise TaskError(f"Cannot read {path.name} in {path.parent}: {error}", hint=_HINT) from error
+    dims = content[3] if len(content) > 4 else 0
+    shape = tuple(np.frombuffer(content, ">i4", count=dims, offset=4)) if len(content) >= 4 + 4 * dims else ()
+    if content[:3] != b"\x00\x00\x08" or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
+        raise TaskError(f"{path.name} is no idx file of bytes.", hint=_HINT)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+
+
+def read_idx_pair(folder: str | Path, part: str) -> tuple[Bytes, Bytes]:
+    """Return the [n, h, w] images and [n] labels of a part, `train` or `t10k`, of a folder.
+
+    Raises:
+        TaskError: A file is missing or is not what its name says.
+    """
+    images = read_idx(Path(folder) / f"{part}-images-idx3-ubyte.gz")
+    labels = read_idx(Path(folder) / f"{part}-labels-idx1-ubyte.gz")
+    if images.ndim != 3 or labels.shape != images.shape[:1]:
+        raise TaskError(f"{part}: images of shape {images.shape} do not go with labels of {labels.shape}.", hint=_HINT)
+    return images, labels
+
+
+def load_idx(
+    folder: str | Path, *, train: int, val: int, test: int, mean: float = 0.0, spread: float = 1.0
+) -> LabelledArrays:
+    """Return images as [n, 1, h, w], (pixel / 255 - mean) / spread, in splits drawn with one fixed seed.
+
+    Args:
+        folder: Folder of the four files.
+        train: Images of the training file to train on.
+        val: Further images of the training file to search on.
+        test: Images of the test file.
+        mean: Mean of the pixels, from 0 to 1.
+        spread: Their standard deviation.
+
+    Raises:
+        TaskError: A file is missing or is not what its name says, or there are fewer images than asked for.
+    """
+    images, labels = read_idx_pair(folder, "train")
+    tests, answers = read_idx_pair(folder, "t10k")
+    for words, wanted, there in (("train + val", train + val, len(images)), ("test", test, len(tests))):
+        if wanted > there:
+            raise TaskError(f"{words} must be at most {there}. Got {wanted}.", hint=_HINT)
+    if test < len(tests):
+        drawn = np.random.default_rng(0).permutation(len(tests))[:test]
+        tests, answers = tests[drawn], answers[drawn]
+    order = np.random.default_rng(0).permutation(len(images))[: train + val]
+    x = np.concatenate([images[order], tests]).astype(np.float32)[:, None] / 255.0
+    splits = np.split(np.arange(len(x)), [train, train + val])
+    named = dict(zip(("train", "val", "test"), splits, strict=True))
+    return LabelledArrays((x - mean) / spread, np.concatenate([labels[order], answers]), named, unit="image")
