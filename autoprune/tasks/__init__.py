@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from autoprune.tasks.access import GuardedTask, TestAccess, signal_of
+    from autoprune.tasks.access import GuardedTask, TestAccess
     from autoprune.tasks.arrays import LabelledArrays
     from autoprune.tasks.base import BaseTask
     from autoprune.tasks.cache import trained_once
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
     from autoprune.tasks.idx import FASHION_MNIST, load_idx, read_idx, read_idx_pair
-    from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of
+    from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
     from autoprune.tasks.protocol import (
         SPLITS,
         Evaluated,
@@ -57,7 +57,7 @@ _HOMES = {
     "read_idx_pair": "idx",
     "samples_of": "optional",
     "shifts_of": "optional",
-    "signal_of": "access",
+    "signal_of": "optional",
     "stratified_subset": "subsets",
     "trained_once": "cache",
 }

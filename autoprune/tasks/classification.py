@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +14,12 @@ from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, TaskError
 from autoprune.tasks.arrays import LabelledArrays
-from autoprune.tasks.base import BaseTask
+from autoprune.tasks.in_memory import InMemoryTask
 from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Sample, Split
 from autoprune.tasks.subsets import stratified_subset
 
 
-class ClassificationTask(BaseTask):
+class ClassificationTask(InMemoryTask):
     """Classification of rows held in memory, scored by accuracy and by cross-entropy.
 
     Args:
@@ -48,53 +47,8 @@ class ClassificationTask(BaseTask):
         protect: Sequence[str] = (),
         corruptions: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise TaskError(f"batch_size must be >= 1. Got {batch_size}.")
-        self.name = name
+        super().__init__(model, data, name=name, batch_size=batch_size, protect=protect, corruptions=corruptions)
         self.data = data
-        self.batch_size = batch_size
-        self.protect = (protect,) if isinstance(protect, str) else tuple(protect)
-        self.class_names = tuple(data.class_names)
-        self._corruptions = dict(corruptions or {})
-        self._source = model
-        self._model: nn.Module | None = None
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of inputs, labels and splits."""
-        return self.data.fingerprint
-
-    def build_model(self) -> nn.Module:
-        """Return a copy of the trained model on the CPU, in eval mode."""
-        if self._model is None:
-            source = self._source
-            built: object = source if isinstance(source, nn.Module) else source()
-            if not isinstance(built, nn.Module):
-                raise TaskError(
-                    f"The model of the task {self.name!r} must be a torch.nn.Module. Got {type(built).__name__}.",
-                    hint="Return the trained module itself.",
-                )
-            self._model = copy.deepcopy(built).cpu().eval()
-        return copy.deepcopy(self._model)
-
-    def example_inputs(self, *, batch_size: int = 1, shape: str = "default") -> Inputs:
-        """Return the first `batch_size` rows of train, repeated where there are fewer."""
-        if shape != "default":
-            raise TaskError(f"The task {self.name!r} has one input shape, 'default'. Got {shape!r}.")
-        rows = np.resize(self.data.splits["train"], batch_size)
-        return self.data.take(rows)
-
-    def batches(
-        self, split: Split, *, seed: int, batch_size: int | None = None, limit: int | None = None
-    ) -> Iterator[Any]:
-        """Yield inputs with labels of one shuffled pass, in batches of nearly equal size, none above `batch_size`.
-
-        Equal sizes spare BatchNorm a last batch of one row.
-        """
-        rows = self.data.rows(split, limit=limit, seed=seed)
-        count = -(-len(rows) // (batch_size or self.batch_size))
-        for part in np.array_split(rows, count):
-            yield self.data.batch(part)
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Return the mean cross-entropy of [n, classes] logits."""
@@ -130,17 +84,13 @@ class ClassificationTask(BaseTask):
         return self._scored(predict, data, stratified_subset(data.y, limit, np.random.default_rng(seed)))
 
     def _scored(self, predict: Predict, data: LabelledArrays, rows: npt.NDArray[np.int64]) -> Evaluated:
-        parts = [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        parts = self.parts_of(rows)
         outputs = np.concatenate([self._logits(predict, data.take(part), len(part)) for part in parts])
         labels = data.y[rows]
         hits = (outputs.argmax(axis=1) == labels).astype(np.float64)
         per_unit = {"accuracy": hits, "cross_entropy": _cross_entropy(outputs, labels)}
         ids = tuple(str(row) for row in rows)
         return Evaluated(self.aggregate(per_unit), data.unit, ids, per_unit, outputs, labels)
-
-    def corruptions(self) -> Mapping[str, Callable[[Any], Any]]:
-        """Return the corruptions that the task was given."""
-        return self._corruptions
 
     def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
         """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
