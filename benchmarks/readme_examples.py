@@ -39,10 +39,11 @@ def _row(front: FrontDocument, examples: Path) -> str:
     metric = front.metric.name
     dense = front.estimates(front.baseline)[metric]
     members = {member.id: member for member in front.members}
+    picks = {str(name): member for name, member in front.picks.items()}
     cells = [f"[{front.run}](examples/{config.name}): {subject(config)}"]
     cells.append(f"{metric} {dense.value:.4g} [{dense.low:.4g}, {dense.high:.4g}]")
     cells.append(str(len(members)))
     for pick in PICKS:
-        found = front.values(members[front.picks[pick]])
+        found = front.values(members[picks[pick]])
         cells.append(f"{found['speedup']:.2f}x, {found[metric]:.4g}")
     return f"| {' | '.join(cells)} |"
