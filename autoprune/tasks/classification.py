@@ -49,6 +49,7 @@ class ClassificationTask(InMemoryTask):
     ) -> None:
         super().__init__(model, data, name=name, batch_size=batch_size, protect=protect, corruptions=corruptions)
         self.data = data
+        self.class_names = tuple(data.class_names)
 
     def loss(self, outputs: Any, batch: Any) -> Tensor:
         """Return the mean cross-entropy of [n, classes] logits."""
