@@ -253,7 +253,11 @@ def test_clone_of_a_recurrent_layer_trains_on_its_own_weights() -> None:
     assert not equal(run(clone, inputs), run(model, inputs))
 
 
-def test_hooks_are_dropped() -> None:
-    model = clone_model(built("mlp")[0], {})
-    model.fc1.register_forward_hook(lambda *_: pytest.fail("the hook of the original ran"))
-    run(clone_model(model, {}), built("mlp")[1])
+def test_forward_hooks_come_along_and_others_are_dropped() -> None:
+    model, inputs = clone_model(built("mlp")[0], {}), built("mlp")[1]
+    model.fc1.register_forward_hook(lambda _, __, out: out * 2)
+    model.fc1.register_state_dict_post_hook(lambda *_: pytest.fail("the hook of the original ran"))
+    clone = clone_model(model, {})
+    assert clone.state_dict()
+    assert equal(run(clone, inputs), run(model, inputs))
+    assert not equal(run(clone, inputs), run(built("mlp")[0], inputs))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,6 +12,7 @@ from autoprune.artifacts.files import PLAN, WEIGHTS, read_plan, require_intact
 from autoprune.errors import ArtifactError
 from autoprune.groups import prepare_model, rebuild
 from autoprune.groups.zeros import check_zeros
+from autoprune.tasks.copying import copied
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:
@@ -28,8 +28,8 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     """
     folder = Path(directory)
     require_intact(folder, [PLAN, WEIGHTS])
-    prepared, _ = prepare_model(copy.deepcopy(model))
     plan = read_plan(folder)
+    prepared, _ = prepare_model(copied(model), plan.prepared)
     pruned = rebuild(prepared, plan)
     try:
         weights = load_file(folder / WEIGHTS)

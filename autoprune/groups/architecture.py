@@ -71,6 +71,8 @@ def architecture_from_json(document: object) -> ArchitecturePlan:
     if kept.keys() & grouped.keys() or shapes.keys() != kept.keys() | grouped.keys():
         _refuse("shapes", "must name every tensor of kept and grouped, and each of these only once")
     prepared = tuple(_name(p, "prepared") for p in _list(data["prepared"], "prepared"))
+    if len(set(prepared)) != len(prepared):
+        _refuse("prepared", "must name every module only once")
     return ArchitecturePlan(kept, grouped, attributes, shapes, prepared, _edits(data), _masks(data))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any
@@ -16,20 +17,16 @@ _ATOMIC = frozenset(
     {bool, int, float, complex, str, bytes, NoneType, type, FunctionType, BuiltinFunctionType}
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
 )
-_HOOKS = (
+_DICTIONARIES = (dict, OrderedDict)
+_DROPPED = (
     "_backward_pre_hooks",
     "_backward_hooks",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
     "_state_dict_hooks",
     "_state_dict_pre_hooks",
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", *_HOOKS})
+_REGISTERED = frozenset({"_parameters", "_buffers", "_modules", *_DROPPED})
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -40,7 +37,9 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def clone_model(model: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Module:
-    """Return a clone that shares no tensor with `model`; shared tensors and modules stay shared, hooks are dropped.
+    """Return a clone that shares no tensor with `model`; shared tensors and modules stay shared.
+
+    Forward hooks come along, since they may be part of what the model computes; all others are dropped.
 
     Args:
         model: The original, left untouched.
@@ -76,9 +75,11 @@ class _Clone:
         for name, value in state.items():
             if type(value) in _ATOMIC:
                 shell[name] = value
+            elif type(value) in _DICTIONARIES and not value:
+                shell[name] = type(value)()
             elif name not in _REGISTERED:
                 shell[name] = self._attribute(value)
-        for name in _HOOKS:
+        for name in _DROPPED:
             if name in state:
                 shell[name] = type(state[name])()
 

@@ -1,12 +1,16 @@
-"""Model -> equal model that can be traced: fused multi-head attention becomes plain projections."""
+"""Model -> equal model that can be traced: computed weights become plain, fused attention plain projections."""
 
 from __future__ import annotations
 
-from typing import TypeGuard
+from collections.abc import Collection
+from typing import NoReturn, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from autoprune.errors import ArtifactError
+from autoprune.groups.baking import bake
 
 
 class SeparateAttention(nn.Module):
@@ -88,26 +92,49 @@ class SeparateAttention(nn.Module):
         return weights @ v, weights
 
 
-def prepare_model(model: nn.Module) -> tuple[nn.Module, tuple[str, ...]]:
-    """Replace every `nn.MultiheadAttention` in place by an equal module of plain projections.
+def prepare_model(model: nn.Module, paths: Collection[str] | None = None) -> tuple[nn.Module, tuple[str, ...]]:
+    """Bake computed weights (`bake`), then replace every `nn.MultiheadAttention` by an equal module of projections.
 
-    Attentions with configurations that plain projections cannot represent (`bias_k`, `add_zero_attn`), subclasses and
-    those with hooks stay as they are.
+    Both in place. Attentions with configurations that plain projections cannot represent (`bias_k`, `add_zero_attn`),
+    subclasses and those with hooks stay as they are.
+
+    Args:
+        model: In any mode; what it computes in eval mode stays the same.
+        paths: Prepare exactly these modules, as a plan names them; None prepares all that can be.
 
     Returns:
-        The model (a new one only where the model itself is such an attention) and the replaced paths.
+        The model (a new one only where the model itself is such an attention) and the prepared paths.
+
+    Raises:
+        ArtifactError: One of `paths` is not in the model, or has nothing to prepare.
     """
-    if _is_plain(model):
-        return SeparateAttention(model), ("",)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    for path in paths or ():
+        if path not in modules:
+            _refuse(path, "has no such module")
+    chosen = modules if paths is None else {path: module for path, module in modules.items() if path in paths}
+    baked = {id(module) for module in dict.fromkeys(chosen.values()) if bake(module)}
     made: dict[int, SeparateAttention] = {}
-    replaced = []
-    for path, module in list(model.named_modules(remove_duplicate=False)):
+    prepared = []
+    for path, module in chosen.items():
         if _is_plain(module):
-            parent, _, name = path.rpartition(".")
             new = made.setdefault(id(module), SeparateAttention(module))
+            if not path:
+                return new, ("",)
+            parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, new)
-            replaced.append(path)
-    return model, tuple(replaced)
+        if id(module) in made or id(module) in baked:
+            prepared.append(path)
+        elif paths is not None:
+            _refuse(path, f"has {type(module).__name__} there, with nothing to prepare")
+    return model, tuple(prepared)
+
+
+def _refuse(path: str, problem: str) -> NoReturn:
+    raise ArtifactError(
+        f"The plan was made for a model in which {path!r} was prepared; the model {problem}.",
+        hint="Pass the model definition that was pruned, parametrisations included.",
+    )
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.MultiheadAttention]:

@@ -209,7 +209,7 @@ class ArchitecturePlan:
         grouped: Grouped convolution weight -> per surviving group, (kept rows within the weight, kept columns).
         attributes: Module path -> attribute -> value.
         shapes: Original shape of every named tensor, checked on load.
-        prepared: Module paths that `prepare_model` replaces before slicing.
+        prepared: Module paths that `prepare_model` bakes or replaces before slicing.
         edits: Changes of the module tree after slicing, in order.
         masks: Parameter -> granularity of its zeros (`weight`, `n_m`, `block`), of tensors that keep their shape.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -25,6 +24,7 @@ from autoprune.pruning.masks import MaskHolder
 from autoprune.pruning.reconstruction import reconstruct
 from autoprune.pruning.recovery import CPU, calibration_loss, fine_tune, placed, recalibrate
 from autoprune.pruning.sparsifying import Sparsifier, trains_first
+from autoprune.tasks.copying import copied
 from autoprune.tasks.protocol import RecoverContext, Task
 
 UNTRAINED = ("recalibrate", "reconstruct")
@@ -312,7 +312,7 @@ def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | 
         GroupError: The model has nothing to prune.
         CandidateError: Recovery diverged, or a criterion is not finite.
     """
-    dense, prepared = prepare_model(copy.deepcopy(model).eval())
+    dense, prepared = prepare_model(copied(model).eval())
     groups = find_groups(dense, task.example_inputs(), protect=task.protect)
     budget = recovery or Recovery(steps=0, batch_size=64, calibration=256)
     return Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)

@@ -16,6 +16,7 @@ from autoprune.errors import AutopruneError, TaskError
 from autoprune.tasks.access import GuardedTask
 from autoprune.tasks.base import tensors_of
 from autoprune.tasks.contract_optional import check_optional
+from autoprune.tasks.copying import copied
 from autoprune.tasks.failures import user_code
 from autoprune.tasks.optional import signal_of
 from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, RecoverContext, Split, Task
@@ -52,7 +53,7 @@ def check_task(task: Task, *, full: bool = False) -> list[str]:
         _check_loss(task, model)
         check_optional(task, model)
         if full:
-            _check_recovery(task, copy.deepcopy(model))
+            _check_recovery(task, copied(model))
     return warnings
 
 
@@ -173,7 +174,7 @@ def _same(one: Any, other: Any) -> bool:
 
 def _check_loss(task: Task, model: nn.Module) -> None:
     batch = _take(task, "train", seed=0)[0]
-    trained = copy.deepcopy(model).train()
+    trained = copied(model).train()
     parameters = [p.requires_grad_() for p in trained.parameters() if p.is_floating_point()]
     with user_code("task.loss() on a training batch"):
         args, kwargs = task.inputs(batch)

@@ -12,6 +12,7 @@ from torch import nn
 
 from autoprune.errors import TaskError
 from autoprune.tasks.base import BaseTask
+from autoprune.tasks.copying import copied
 from autoprune.tasks.protocol import Inputs, Split
 
 IntArray = npt.NDArray[np.int64]
@@ -90,7 +91,7 @@ class InMemoryTask(BaseTask):
                     f"The model of the task {self.name!r} must be a torch.nn.Module. Got {type(built).__name__}.",
                     hint="Return the trained module itself.",
                 )
-            self._model = copy.deepcopy(built).cpu().eval()
+            self._model = copied(built).cpu().eval()
         return copy.deepcopy(self._model)
 
     def example_inputs(self, *, batch_size: int = 1, shape: str = "default") -> Inputs:
