@@ -51,9 +51,17 @@ class Registry(Mapping[str, T]):
 
     def _load_plugins(self) -> None:
         group, self._group = self._group, None
+        loaded = {}
         for point in entry_points(group=group) if group else ():
-            if point.name not in self._items:
-                self._items[point.name] = point.load()
+            try:
+                loaded[point.name] = point.load()
+            except Exception as error:
+                self._group = group
+                raise AutopruneError(
+                    f"The {self.kind} {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
+                    hint="Mend or uninstall the package that declares it.",
+                ) from error
+        self._items = {**loaded, **self._items}
 
     def __getitem__(self, name: str) -> T:
         self._load_plugins()

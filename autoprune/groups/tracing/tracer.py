@@ -6,6 +6,7 @@ import operator as python_operator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.fx import Node
@@ -21,7 +22,8 @@ from autoprune.groups.tracing.operators import OPERATORS, Call, Result, Unsuppor
 from autoprune.groups.tracing.operators.elementwise import IN_PLACE
 from autoprune.tasks.protocol import Inputs
 
-MISUSE = (UnsupportedOperatorError, LookupError, TypeError, ValueError)
+ATEN = "aten"
+MISUSE = (UnsupportedOperatorError, AttributeError, LookupError, TypeError, ValueError)
 
 
 @dataclass
@@ -145,10 +147,11 @@ def _label_call(trace: Trace, node: Node) -> None:
 
 def _handled(trace: Trace, node: Node, shapes: tuple[tuple[int, ...], ...], *, single: bool) -> Result:
     name = _operator_name(node)
-    known = name[:-1] if name in IN_PLACE else name
-    if known not in OPERATORS:
+    known = handler_name(name)
+    if known is None:
         raise UnsupportedOperatorError("")
-    call = Call(trace.evidence, trace.weights, known, _arguments(node), trace.labels, shapes, single)
+    bare = known.rpartition("::")[2]
+    call = Call(trace.evidence, trace.weights, bare, _arguments(node), trace.labels, shapes, single)
     result = OPERATORS[known](call)
     if not _fits(result, shapes, single=single):
         raise UnsupportedOperatorError("its labels do not fit its result")
@@ -156,10 +159,30 @@ def _handled(trace: Trace, node: Node, shapes: tuple[tuple[int, ...], ...], *, s
 
 
 def _operator_name(node: Node) -> str:
-    """Return the name without namespace and overload: aten::add.Tensor -> add."""
+    """Return the name without overload, and without torch's own namespace: aten::add.Tensor -> add."""
     namer = getattr(node.target, "name", None)
     full = str(namer() if callable(namer) else node.target)
-    return full.rpartition("::")[2].partition(".")[0]
+    space, separator, name = full.rpartition("::")
+    name = name.partition(".")[0]
+    return name if space == ATEN or not separator else f"{space}::{name}"
+
+
+def handler_name(name: str) -> str | None:
+    """Return under which name `OPERATORS` has a handler for an operator, or None.
+
+    The full name comes first. Without its namespace an operator is looked for only where torch has none of that name:
+    `acme::add` need not do what `add` does.
+
+    Args:
+        name: As `acme::gate`; without namespace for torch's own, in-place forms too.
+    """
+    _, separator, bare = name.rpartition("::")
+    if not separator:
+        out_of_place = bare[:-1] if bare in IN_PLACE else bare
+        tried = [f"{ATEN}::{out_of_place}", out_of_place]
+    else:
+        tried = [name] if hasattr(torch.ops.aten, bare) else [name, bare]
+    return next((found for found in tried if found in OPERATORS), None)
 
 
 def _arguments(node: Node) -> dict[str, Any]:

@@ -146,11 +146,14 @@ class Call:
         return found
 
 
-OPERATORS: Registry[Handler] = Registry("operator")
+OPERATORS: Registry[Handler] = Registry("operator", group="autoprune.operators")
 
 
 def operator(*names: str) -> Callable[[Handler], Handler]:
-    """Return a decorator that registers a handler for ATen operators of these names, in-place forms aside."""
+    """Return a decorator that registers a handler for operators of these names, in-place forms aside.
+
+    An operator of torch's own goes by its name alone, one of another library by `namespace::name`.
+    """
 
     def register(handler: Handler) -> Handler:
         for name in names:
