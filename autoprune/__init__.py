@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from autoprune.policy import Policy, Strategy
     from autoprune.pruning import prune
     from autoprune.search import Callback, Progress, SearchResult, run_search
-    from autoprune.tasks import BaseTask, ClassificationTask, Evaluated, Inputs, MetricSpec, RecoverContext, Task
+    from autoprune.tasks import (
+        BaseTask,
+        ClassificationTask,
+        Evaluated,
+        Inputs,
+        LanguageModelTask,
+        MetricSpec,
+        RecoverContext,
+        Task,
+        TextClassificationTask,
+    )
 
 _HOMES = {
     "AutopruneError": "errors",
@@ -22,6 +32,7 @@ _HOMES = {
     "ClassificationTask": "tasks",
     "Evaluated": "tasks",
     "Inputs": "tasks",
+    "LanguageModelTask": "tasks",
     "MetricSpec": "tasks",
     "Policy": "policy",
     "Progress": "search",
@@ -30,6 +41,7 @@ _HOMES = {
     "SearchResult": "search",
     "Strategy": "policy",
     "Task": "tasks",
+    "TextClassificationTask": "tasks",
     "find_groups": "groups",
     "load": "artifacts",
     "load_config": "config",
@@ -45,6 +57,7 @@ __all__ = [
     "ClassificationTask",
     "Evaluated",
     "Inputs",
+    "LanguageModelTask",
     "MetricSpec",
     "Policy",
     "Progress",
@@ -53,6 +66,7 @@ __all__ = [
     "SearchResult",
     "Strategy",
     "Task",
+    "TextClassificationTask",
     "find_groups",
     "load",
     "load_config",

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
     from autoprune.tasks.idx import FASHION_MNIST, load_idx, read_idx, read_idx_pair
+    from autoprune.tasks.language import LanguageModelTask, Passages
     from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
     from autoprune.tasks.protocol import (
         SPLITS,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from autoprune.tasks.reference import TaskRef, load_task
     from autoprune.tasks.subsets import class_balance, stratified_subset
+    from autoprune.tasks.text import LabelledTokens, TextClassificationTask
 
 _HOMES = {
     "BaseTask": "base",
@@ -37,7 +39,10 @@ _HOMES = {
     "GuardedTask": "access",
     "Inputs": "protocol",
     "LabelledArrays": "arrays",
+    "LabelledTokens": "text",
+    "LanguageModelTask": "language",
     "MetricSpec": "protocol",
+    "Passages": "language",
     "Predict": "protocol",
     "RecoverContext": "protocol",
     "SPLITS": "protocol",
@@ -46,6 +51,7 @@ _HOMES = {
     "Task": "protocol",
     "TaskRef": "reference",
     "TestAccess": "access",
+    "TextClassificationTask": "text",
     "check_task": "contract",
     "class_balance": "subsets",
     "class_names_of": "optional",
@@ -71,7 +77,10 @@ __all__ = [
     "GuardedTask",
     "Inputs",
     "LabelledArrays",
+    "LabelledTokens",
+    "LanguageModelTask",
     "MetricSpec",
+    "Passages",
     "Predict",
     "RecoverContext",
     "Sample",
@@ -79,6 +88,7 @@ __all__ = [
     "Task",
     "TaskRef",
     "TestAccess",
+    "TextClassificationTask",
     "check_task",
     "class_balance",
     "class_names_of",

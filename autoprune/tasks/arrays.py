@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from autoprune.tasks.subsets import stratified_subset
 
 IntArray = npt.NDArray[np.int64]
 SMALLEST_IMAGE = 4
+Data = TypeVar("Data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +81,7 @@ class LabelledArrays:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of inputs, labels, splits and unit."""
-        digest = hashlib.sha256(self.unit.encode())
-        for name, array in (*self._arrays(), ("y", self.y), *((s, self.splits[s]) for s in SPLITS)):
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        return digest_of(self.unit, {**self._arrays(), "y": self.y, **{s: self.splits[s] for s in SPLITS}})
 
     def rows(self, split: str, *, limit: int | None = None, seed: int = 0) -> IntArray:
         """Return the rows of a split, shuffled by `seed`; `limit` draws a stratified subset of that many."""
@@ -118,8 +115,29 @@ class LabelledArrays:
         _check_rows(x, count)
         return x
 
-    def _arrays(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
-        yield "x", self.x.numpy()
+    def _arrays(self) -> dict[str, npt.NDArray[Any]]:
+        return {"x": self.x.numpy()}
+
+
+def named_shift(task: str, shifts: Mapping[str, Data], name: str) -> Data:
+    """Return the data of a shifted domain.
+
+    Raises:
+        TaskError: There is none of that name.
+    """
+    if name not in shifts:
+        known = ", ".join(shifts) or "none"
+        raise TaskError(f"The task {task!r} has no shifted domain {name!r}.", hint=f"Its domains: {known}.")
+    return shifts[name]
+
+
+def digest_of(unit: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    """Return the digest of a data set: its unit, and its arrays with their names."""
+    digest = hashlib.sha256(unit.encode())
+    for name, array in arrays.items():
+        digest.update(f"{name}{array.dtype}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _inputs(value: Any) -> Tensor:

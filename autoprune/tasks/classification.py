@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, TaskError
-from autoprune.tasks.arrays import LabelledArrays
+from autoprune.tasks.arrays import LabelledArrays, named_shift
 from autoprune.tasks.in_memory import InMemoryTask
 from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Sample, Split
 from autoprune.tasks.subsets import stratified_subset
@@ -76,12 +76,7 @@ class ClassificationTask(InMemoryTask):
             TaskError: There is no domain of that name.
             CandidateError: A logit is not finite.
         """
-        if name not in self.data.shifts:
-            raise TaskError(
-                f"The task {self.name!r} has no shifted domain {name!r}.",
-                hint=f"Its domains: {', '.join(self.data.shifts) or 'none'}.",
-            )
-        data = self.data.shifts[name]
+        data = named_shift(self.name, self.data.shifts, name)
         return self._scored(predict, data, stratified_subset(data.y, limit, np.random.default_rng(seed)))
 
     def _scored(self, predict: Predict, data: LabelledArrays, rows: npt.NDArray[np.int64]) -> Evaluated:

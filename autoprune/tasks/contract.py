@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -159,12 +159,17 @@ def _take(task: Task, split: Split, *, seed: int) -> list[Any]:
 
 
 def _labels(batches: list[Any]) -> Tensor | None:
-    """Return all labels where batches are (inputs, [n] integers) pairs."""
-    if not all(isinstance(b, (tuple, list)) and len(b) == 2 and isinstance(b[1], Tensor) for b in batches):
+    """Return all labels where batches are (inputs, [n] integers) pairs, or mappings with [n] integers as `labels`."""
+    found = [_labels_of(batch) for batch in batches]
+    if any(not isinstance(f, Tensor) or f.is_floating_point() or f.ndim != 1 for f in found):
         return None
-    if any(b[1].is_floating_point() or b[1].ndim != 1 for b in batches):
-        return None
-    return torch.cat([b[1] for b in batches])
+    return torch.cat(found)
+
+
+def _labels_of(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return batch.get("labels")
+    return batch[1] if isinstance(batch, (tuple, list)) and len(batch) == 2 else None
 
 
 def _same(one: Any, other: Any) -> bool:
