@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.tasks import (
+    FASHION_CLASSES,
     FASHION_MNIST,
     ClassificationTask,
     LabelledArrays,
@@ -119,8 +120,7 @@ def make_task(
 
     `images` are how many to train, to search and to test on.
     """
-    train, val, test = images
-    data = load_idx(data_dir, train=train, val=val, test=test, mean=MEAN, spread=SPREAD)
+    data = load_idx(data_dir, images, mean=MEAN, spread=SPREAD, class_names=FASHION_CLASSES)
     recipe = Recipe(depth=depth, width=width, epochs=epochs, seed=seed)
 
     def build() -> nn.Module:

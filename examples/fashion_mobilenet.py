@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.tasks import (
+    FASHION_CLASSES,
     FASHION_MNIST,
     ClassificationTask,
     LabelledArrays,
@@ -121,8 +122,7 @@ def make_task(
 
     `blocks` are the blocks of each stage; `images` are how many to train, to search and to test on.
     """
-    train, val, test = images
-    data = load_idx(data_dir, train=train, val=val, test=test, mean=MEAN, spread=SPREAD)
+    data = load_idx(data_dir, images, mean=MEAN, spread=SPREAD, class_names=FASHION_CLASSES)
     recipe = Recipe(blocks=blocks, epochs=epochs, seed=seed)
 
     def build() -> nn.Module:

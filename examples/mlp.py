@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from autoprune.tasks import (
+    FASHION_CLASSES,
     FASHION_MNIST,
     ClassificationTask,
     LabelledArrays,
@@ -71,8 +72,7 @@ def make_task(
 
     `hidden` is the number of hidden neurons; `images` are how many to train, to search and to test on.
     """
-    train, val, test = images
-    data = load_idx(data_dir, train=train, val=val, test=test, mean=MEAN, spread=SPREAD)
+    data = load_idx(data_dir, images, mean=MEAN, spread=SPREAD, class_names=FASHION_CLASSES)
     recipe = Recipe(hidden=hidden, epochs=epochs, seed=seed)
 
     def build() -> nn.Module:

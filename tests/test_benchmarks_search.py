@@ -166,7 +166,7 @@ def clothes(tmp_path: Path) -> Path:
 
 
 def test_fashion_reads_the_idx_files(clothes: Path) -> None:
-    data = load_idx(clothes, train=40, val=20, test=20, mean=0.286, spread=0.353)
+    data = load_idx(clothes, (40, 20, 20), mean=0.286, spread=0.353)
     assert [len(data.splits[s]) for s in ("train", "val", "test")] == [40, 20, 20]
     assert data.x.shape == (80, 1, 28, 28)
     assert data.y[60:].tolist() == [n % 10 for n in range(20)]
@@ -174,9 +174,9 @@ def test_fashion_reads_the_idx_files(clothes: Path) -> None:
     expected = (raw[0] / 255.0 - 0.286) / 0.353
     assert np.allclose(data.x[60, 0].numpy(), expected, atol=1e-6)
     with pytest.raises(TaskError, match="at most 60"):
-        load_idx(clothes, train=60, val=1, test=20)
+        load_idx(clothes, (60, 1, 20), mean=0.0, spread=1.0)
     with pytest.raises(TaskError, match="at most 20"):
-        load_idx(clothes, train=40, val=20, test=21)
+        load_idx(clothes, (40, 20, 21), mean=0.0, spread=1.0)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "other format", "not gzip"])

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from autoprune.tasks.classification import ClassificationTask
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
-    from autoprune.tasks.idx import FASHION_MNIST, load_idx, read_idx, read_idx_pair
+    from autoprune.tasks.idx import FASHION_CLASSES, FASHION_MNIST, load_idx, read_idx, read_idx_pair
     from autoprune.tasks.language import LanguageModelTask, Passages
     from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
     from autoprune.tasks.protocol import (
@@ -28,13 +28,16 @@ if TYPE_CHECKING:
         Task,
     )
     from autoprune.tasks.reference import TaskRef, load_task
+    from autoprune.tasks.regression import RegressionTask
     from autoprune.tasks.subsets import class_balance, stratified_subset
+    from autoprune.tasks.tables import Table, read_table
     from autoprune.tasks.text import LabelledTokens, TextClassificationTask
 
 _HOMES = {
     "BaseTask": "base",
     "ClassificationTask": "classification",
     "Evaluated": "protocol",
+    "FASHION_CLASSES": "idx",
     "FASHION_MNIST": "idx",
     "GuardedTask": "access",
     "Inputs": "protocol",
@@ -45,9 +48,11 @@ _HOMES = {
     "Passages": "language",
     "Predict": "protocol",
     "RecoverContext": "protocol",
+    "RegressionTask": "regression",
     "SPLITS": "protocol",
     "Sample": "protocol",
     "Split": "protocol",
+    "Table": "tables",
     "Task": "protocol",
     "TaskRef": "reference",
     "TestAccess": "access",
@@ -61,6 +66,7 @@ _HOMES = {
     "load_task": "reference",
     "read_idx": "idx",
     "read_idx_pair": "idx",
+    "read_table": "tables",
     "samples_of": "optional",
     "shifts_of": "optional",
     "signal_of": "optional",
@@ -69,6 +75,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "FASHION_CLASSES",
     "FASHION_MNIST",
     "SPLITS",
     "BaseTask",
@@ -83,8 +90,10 @@ __all__ = [
     "Passages",
     "Predict",
     "RecoverContext",
+    "RegressionTask",
     "Sample",
     "Split",
+    "Table",
     "Task",
     "TaskRef",
     "TestAccess",
@@ -98,6 +107,7 @@ __all__ = [
     "load_task",
     "read_idx",
     "read_idx_pair",
+    "read_table",
     "samples_of",
     "shifts_of",
     "signal_of",

@@ -111,9 +111,7 @@ class LabelledArrays:
         return self.class_names[number] if number < len(self.class_names) else str(number)
 
     def _checked_inputs(self, count: int) -> Any:
-        x = _inputs(self.x)
-        _check_rows(x, count)
-        return x
+        return checked_inputs(self.x, count)
 
     def _arrays(self) -> dict[str, npt.NDArray[Any]]:
         return {"x": self.x.numpy()}
@@ -138,6 +136,17 @@ def digest_of(unit: str, arrays: Mapping[str, npt.NDArray[Any]]) -> str:
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def checked_inputs(value: Any, count: int) -> Tensor:
+    """Return inputs as a float32 tensor.
+
+    Raises:
+        TaskError: They are no numbers, not finite, empty, or not `count` rows.
+    """
+    x = _inputs(value)
+    _check_rows(x, count)
+    return x
 
 
 def _inputs(value: Any) -> Tensor:

@@ -24,6 +24,7 @@ from autoprune.tasks.protocol import SPLITS, Evaluated, Inputs, MetricSpec, Reco
 BATCH_UNITS = 64
 SCORED_UNITS = 256
 RECOVER_STEPS = 2
+REDRAWS = 200
 
 
 def check_task(task: Task, *, full: bool = False) -> list[str]:
@@ -282,7 +283,7 @@ def _check_chance(task: Task, dense: Evaluated, outputs: list[Any]) -> list[str]
         gain = sign * (dense.metrics[spec.name] - constant.metrics[spec.name])
     except (AutopruneError, KeyError):
         return []
-    if gain > 2.0 * _standard_error(dense, constant, spec.name):
+    if gain > 2.0 * _standard_error(task, dense, constant, spec.name):
         return []
     warning = (
         f"The model is at chance level: its {spec.name} on val is {dense.metrics[spec.name]:.4g}, that of a constant "
@@ -291,12 +292,24 @@ def _check_chance(task: Task, dense: Evaluated, outputs: list[Any]) -> list[str]
     return [warning]
 
 
-def _standard_error(one: Evaluated, other: Evaluated, metric: str) -> float:
-    """Return the standard error of the paired difference of a metric that is a mean over units, else 0."""
-    first, second = one.per_unit.get(metric), other.per_unit.get(metric)
-    if first is None or second is None or first.ndim != 1 or first.shape != second.shape:
+def _standard_error(task: Task, one: Evaluated, other: Evaluated, metric: str) -> float:
+    """Return the standard error of the paired difference of a metric, by redrawing units where it is no mean of them.
+
+    0 where the two were not scored on the same units.
+    """
+    if one.ids != other.ids:
         return 0.0
-    return float(np.std(first - second) / math.sqrt(len(first)))
+    first, second = one.per_unit.get(metric), other.per_unit.get(metric)
+    if first is not None and second is not None and first.ndim == 1 and first.shape == second.shape:
+        return float(np.std(first - second) / math.sqrt(len(first)))
+    rng = np.random.default_rng(0)
+    differences = []
+    for _ in range(REDRAWS):
+        drawn = rng.integers(len(one.ids), size=len(one.ids))
+        left, right = (task.aggregate({k: v[drawn] for k, v in e.per_unit.items()})[metric] for e in (one, other))
+        differences.append(left - right)
+    finite = [d for d in differences if math.isfinite(d)]
+    return float(np.std(finite)) if finite else 0.0
 
 
 def _check_recovery(task: Task, model: nn.Module) -> None:

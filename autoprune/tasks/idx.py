@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -52,31 +53,33 @@ def read_idx_pair(folder: str | Path, part: str) -> tuple[Bytes, Bytes]:
 
 
 def load_idx(
-    folder: str | Path, *, train: int, val: int, test: int, mean: float = 0.0, spread: float = 1.0
+    folder: str | Path, images: tuple[int, int, int], *, mean: float, spread: float, class_names: Sequence[str] = ()
 ) -> LabelledArrays:
     """Return images as [n, 1, h, w], (pixel / 255 - mean) / spread, in splits drawn with one fixed seed.
 
     Args:
         folder: Folder of the four files.
-        train: Images of the training file to train on.
-        val: Further images of the training file to search on.
-        test: Images of the test file.
+        images: How many of the training file to train on, how many others of it to search on, and how many of the test
+            file to test on.
         mean: Mean of the pixels, from 0 to 1.
         spread: Their standard deviation.
+        class_names: Names of the classes in the order of their numbers.
 
     Raises:
         TaskError: A file is missing or is not what its name says, or there are fewer images than asked for.
     """
-    images, labels = read_idx_pair(folder, "train")
+    train, val, test = images
+    pixels, labels = read_idx_pair(folder, "train")
     tests, answers = read_idx_pair(folder, "t10k")
-    for words, wanted, there in (("train + val", train + val, len(images)), ("test", test, len(tests))):
+    for words, wanted, there in (("train + val", train + val, len(pixels)), ("test", test, len(tests))):
         if wanted > there:
             raise TaskError(f"{words} must be at most {there}. Got {wanted}.", hint=_HINT)
     if test < len(tests):
         drawn = np.random.default_rng(0).permutation(len(tests))[:test]
         tests, answers = tests[drawn], answers[drawn]
-    order = np.random.default_rng(0).permutation(len(images))[: train + val]
-    x = np.concatenate([images[order], tests]).astype(np.float32)[:, None] / 255.0
+    order = np.random.default_rng(0).permutation(len(pixels))[: train + val]
+    x = np.concatenate([pixels[order], tests]).astype(np.float32)[:, None] / 255.0
     splits = np.split(np.arange(len(x)), [train, train + val])
     named = dict(zip(("train", "val", "test"), splits, strict=True))
-    return LabelledArrays((x - mean) / spread, np.concatenate([labels[order], answers]), named, unit="image")
+    y = np.concatenate([labels[order], answers])
+    return LabelledArrays((x - mean) / spread, y, named, unit="image", class_names=class_names)
