@@ -96,6 +96,19 @@ def test_a_worse_model_is_told_from_the_dense_one_on_the_same_rows() -> None:
     assert compare(task, dense, dense, margin=0.01, seed=0)["rmse"].noninferior
 
 
+def test_the_tolerated_loss_of_an_error_is_a_share_of_it_whatever_the_unit() -> None:
+    found = []
+    for scale in (1e-3, 1e3):
+        data = table(scale=scale)
+        task = RegressionTask(Linear(data), data)
+        dense, worse = (task.evaluate(predictor(Linear(data, keep=k)), "test") for k in (1.0, 0.8))
+        change = compare(task, worse, dense, margin=0.01, seed=0)["rmse"]
+        assert change.margin == pytest.approx(0.01 * dense.metrics["rmse"])
+        found.append((change.noninferior, change.delta / scale))
+    assert found[0][0] is found[1][0] is False
+    assert found[0][1] == pytest.approx(found[1][1], rel=1e-4)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_the_loss_of_the_mean_is_one_whatever_the_unit(scale: float) -> None:
     data = table(scale=scale)

@@ -90,7 +90,8 @@ def compare(
         task: Names metrics and directions, aggregates resampled units.
         pruned: The candidate's scores.
         dense: The dense model's scores on the same units, in any order.
-        margin: Tolerated loss, positive, in the metric's own unit.
+        margin: Tolerated loss, positive: in the metric's own unit where that is bounded on both sides, such as an
+            accuracy, else a share of the dense model's value, such as of an error in dollars.
         seed: Of the bootstrap.
 
     Raises:
@@ -116,10 +117,12 @@ def compare(
         first, second = _resampled_metrics(task, [pruned, dense], others, rng)
         for name in others:
             found[name] = (*_percentiles(first[name] - second[name]), f"paired-bootstrap-{RESAMPLES}")
-    return {
-        spec.name: _change(spec, pruned.metrics[spec.name] - dense.metrics[spec.name], found[spec.name], margin)
-        for spec in task.metrics
-    }
+    changes = {}
+    for spec in task.metrics:
+        base = dense.metrics[spec.name]
+        tolerated = margin if all(map(math.isfinite, spec.bounds)) else margin * abs(base)
+        changes[spec.name] = _change(spec, pruned.metrics[spec.name] - base, found[spec.name], tolerated)
+    return changes
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class PairedChange:
         high: Upper 95% bound.
         test: Method of the interval.
         noninferior: Whether the worse bound stays within `margin`.
-        margin: Tolerated loss, positive.
+        margin: Tolerated loss, positive, in the metric's own unit.
     """
 
     delta: float

@@ -43,7 +43,7 @@ def remarks(front: FrontDocument) -> list[str]:
         lines.append("; ".join(f"{what.replace('_', ' ')}: {names[ident]}" for what, ident in front.picks.items()))
     margins = {c.margin for m in front.members if (c := _change(front, m)) is not None}
     if len(margins) == 1:
-        margin = f"{margins.pop():g}"
+        margin = f"{margins.pop():.3g}"
         lines.append(f"no loss: {front.metric.name} at most {margin} worse than the dense model's, with 95% confidence")
     gain = front.gain_over_best_control
     if gain is not None:
