@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         LanguageModelTask,
         MetricSpec,
         RecoverContext,
+        RegressionTask,
         Task,
         TextClassificationTask,
     )
@@ -37,6 +38,7 @@ _HOMES = {
     "Policy": "policy",
     "Progress": "search",
     "RecoverContext": "tasks",
+    "RegressionTask": "tasks",
     "RunConfig": "config",
     "SearchResult": "search",
     "Strategy": "policy",
@@ -62,6 +64,7 @@ __all__ = [
     "Policy",
     "Progress",
     "RecoverContext",
+    "RegressionTask",
     "RunConfig",
     "SearchResult",
     "Strategy",

@@ -1,6 +1,6 @@
 """Clothes: ResNet-20 on Fashion-MNIST (Xiao et al., 2017), 20,000 of its 60,000 training images, at half resolution.
 
-    python examples/fashion.py
+    autoprune search examples/fashion.yaml
 
 The data are read from four idx files, as Debian's package `dataset-fashion-mnist` installs them; `data_dir` names
 another folder. The dense network: 272,186 parameters, test accuracy 90.4% (val 90.9%; one val image = 0.05 points),

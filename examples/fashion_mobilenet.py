@@ -1,6 +1,10 @@
 """Clothes again, a fragile network: MobileNetV2 (Sandler et al., 2018) in small on Fashion-MNIST, 20,000 images.
 
-autoprune search examples/fashion_mobilenet.yaml
+    autoprune search examples/fashion_mobilenet.yaml
+
+The data are those of fashion.py. The dense network: 281,066 parameters, test accuracy 90.7% (val 91.2%; one val image =
+0.05 points), trained for 6 epochs in 224 s of CPU (one core of an AMD EPYC server), then cached. `python
+examples/fashion_mobilenet.py` trains and scores it.
 """
 
 from __future__ import annotations

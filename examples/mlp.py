@@ -1,6 +1,11 @@
 """Clothes by the smallest network: an MLP 784-64-10 on the pixels of Fashion-MNIST.
 
-autoprune search examples/mlp.yaml
+    autoprune search examples/mlp.yaml
+
+The data are those of fashion.py. The dense network: 50,890 parameters, test accuracy 86.7% (val 88.9%; one val image =
+0.05 points), trained for 10 epochs in 5 s of CPU (one core of an AMD EPYC server), then cached. `python
+examples/mlp.py` trains and scores it. One image at a time so small a network is all overhead, so speed is measured at
+256 images a batch.
 """
 
 from __future__ import annotations

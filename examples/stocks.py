@@ -2,7 +2,13 @@
 
     autoprune search examples/stocks.yaml
 
-DOC
+`make data` fetches the package that holds the file; `task_args: {csv: FILE}` names one of your own. Splits follow each
+other in time, so nothing is predicted from its future; days that lack a value are left out and counted.
+
+Returns are nearly unpredictable, and no figure here says otherwise. The dense network: 17,409 parameters, test RMSE
+0.00975 and R2 0.006 (val 0.00851 and -0.005). The mean of train, about zero, has 0.00978 and 0.000 (val 0.00850 and
+-0.002): the network is no better. Both beat the persistence forecast, yesterday's return: 0.01330 and -0.850. `autoprune
+check` warns of it. Trained in 2 s of CPU (one core of an AMD EPYC server); `python examples/stocks.py` prints all of it.
 """
 
 from __future__ import annotations
