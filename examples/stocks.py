@@ -7,8 +7,9 @@ other in time, so nothing is predicted from its future; days that lack a value a
 
 Returns are nearly unpredictable, and no figure here says otherwise. The dense network: 17,409 parameters, test RMSE
 0.00975 and R2 0.006 (val 0.00851 and -0.005). The mean of train, about zero, has 0.00978 and 0.000 (val 0.00850 and
--0.002): the network is no better. Both beat the persistence forecast, yesterday's return: 0.01330 and -0.850. `autoprune
-check` warns of it. Trained in 2 s of CPU (one core of an AMD EPYC server); `python examples/stocks.py` prints all of it.
+-0.002): the network is no better, and `autoprune check` warns of it. Both beat the persistence forecast, yesterday's
+return: 0.01330 and -0.850. Trained in 2 s of CPU (one core of an AMD EPYC server); `python examples/stocks.py` prints
+all of it.
 """
 
 from __future__ import annotations
