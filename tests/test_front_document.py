@@ -65,11 +65,12 @@ def test_the_documented_keys_are_all_there() -> None:
         "schema_version", "run", "objectives", "constraints", "targets", "provenance", "predictor", "evaluations",
         "wall_seconds", "cpu_seconds", "gpu_seconds", "hypervolume", "picks", "baseline", "controls",
         "gain_over_best_control", "members", "history", "importance", "ended_because",
+        "examination",
     }  # fmt: skip
     assert set(document["members"][0]) == {
         "id", "name", "directory", "policy_digest", "strategy", "recovery_seed", "fidelity", "feasible", "parameters",
         "nonzero", "macs", "bytes", "compressed_bytes", "peak_memory_bytes", "deployments", "predicted", "warnings",
-        "seed_spread", "sparsity",
+        "seed_spread", "sparsity", "robustness", "stability", "agreement", "classes",
     }  # fmt: skip
 
 

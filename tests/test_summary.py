@@ -11,7 +11,7 @@ from torch import nn
 
 from autoprune.evaluation.types import Evaluation
 from autoprune.groups.types import ArchitecturePlan
-from autoprune.report.document import Estimate
+from autoprune.report.parts import Estimate
 from autoprune.search.measured import Deployed, Measured
 from autoprune.search.summary import disagreements, off_grid, picks_of, warnings_of
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from autoprune.errors import CandidateError
-from autoprune.tasks import ClassificationTask, LabelledArrays, trained_once
+from autoprune.tasks import ClassificationTask, LabelledArrays, image_corruptions, trained_once
 from autoprune.tasks.protocol import RecoverContext
 
 RECIPE = {"seed": 0, "epochs": 6, "rows": 900, "width": 16}
@@ -68,11 +68,15 @@ class TinyTask(ClassificationTask):
         super().recover(model, ctx)
 
 
-def make_task(fail: str = "") -> TinyTask:
-    """Return the task; `fail` is "", "raise", "exit", "diverge", or "branch" for a model with data-dependent Python."""
+def make_task(fail: str = "", corrupt: bool = False) -> TinyTask:
+    """Return the task, with corruptions and a shifted domain where asked for.
+
+    `fail` is "", "raise", "exit", "diverge", or "branch" for a model with data-dependent Python.
+    """
     digits = load_digits()
     x = torch.tensor(digits.images[: RECIPE["rows"], None] / 16.0, dtype=torch.float32)
-    data = LabelledArrays(x, digits.target[: RECIPE["rows"]], unit="image")
+    shifts = {"mirrored": LabelledArrays(x.flip(3), digits.target[: len(x)], unit="image")} if corrupt else {}
+    data = LabelledArrays(x, digits.target[: RECIPE["rows"]], unit="image", shifts=shifts)
 
     def train(model: nn.Module) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -91,4 +95,5 @@ def make_task(fail: str = "") -> TinyTask:
     model = trained_once(TinyNet, train, name="tiny", recipe=RECIPE)
     if fail == "branch":
         model = Branching(model)
-    return TinyTask(model, data, name="tiny", fail=fail)
+    corruptions = image_corruptions(noise=(0.3,), blur=(1.0,)) if corrupt else {}
+    return TinyTask(model, data, name="tiny", fail=fail, corruptions=corruptions)

@@ -15,6 +15,7 @@ from autoprune.markup import escape_code, escape_marks
 
 SIZES = ("parameters", "macs", "bytes", "compressed_bytes")
 TEMPLATE = "card.md.j2"
+MOST_CLASSES = 5
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,20 @@ def render_card(facts: CardFacts) -> str:
     """Return the model card: what was measured and how, how to load the model, and its limits."""
     sizes = [(name, facts.member[name], facts.baseline[name]) for name in SIZES]
     forms = [FORMATS[name] for name in facts.formats]
-    return _template().render(facts=facts, member=facts.member, baseline=facts.baseline, sizes=sizes, forms=forms)
+    return _template().render(
+        facts=facts,
+        member=facts.member,
+        baseline=facts.baseline,
+        sizes=sizes,
+        forms=forms,
+        losers=_losers(facts.member),
+    )
+
+
+def _losers(member: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the classes of a member that lost most against the dense model, the worst first."""
+    changed = [one for one in member.get("classes", ()) if one["change"] and one["change"]["delta"] < 0]
+    return sorted(changed, key=lambda one: float(one["change"]["delta"]))[:MOST_CLASSES]
 
 
 @functools.cache

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-MAY_CHANGE = ("name", "output", "search.workers", "search.plateau", "executor")
+MAY_CHANGE = ("name", "output", "search.workers", "search.plateau", "robustness", "executor")
 LIMITS = ("evaluations", "proxy_evaluations", "minutes", "cpu_seconds")
 MAY_GROW = (*(f"search.budget.{limit}" for limit in LIMITS), "search.controls", "recovery.seeds")
 
@@ -13,8 +13,9 @@ MAY_GROW = (*(f"search.budget.{limit}" for limit in LIMITS), "search.controls", 
 def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return each difference that forbids resuming, as `dotted.path: was X, is Y`.
 
-    Where a run writes and how many work on it may change, and a budget may grow, as may the number of recovery seeds
-    and of controls; the rest decides what its candidates mean. A budget of null has no limit.
+    Where a run writes, how many work on it and how far its front is looked into may change, and a budget may grow, as
+    may the number of recovery seeds and of controls; the rest decides what its candidates mean. A budget of null has
+    no limit.
     """
     return [
         f"{path}: was {_shown(a)}, is {_shown(b)}" for path, a, b in _differences(old, new, "") if not _may(path, a, b)

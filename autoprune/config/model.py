@@ -124,6 +124,14 @@ class GroupsConfig(Section):
     only: tuple[str, ...] = Field(("*",), description="Modules that may be pruned.")
 
 
+class RobustnessConfig(Section):
+    """How far the front's models are looked into beyond quality and latency, the dense model beside them."""
+
+    units: NonNegativeInt = Field(
+        500, description="Units of each corruption, shifted domain, training subset and gradient; 0 = none of these."
+    )
+
+
 class ExecutorConfig(Section):
     """What runs the candidates."""
 
@@ -167,6 +175,7 @@ class RunConfig(Section):
     latency: LatencyConfig = LatencyConfig()
     objectives: tuple[str, ...] = Field(("accuracy", "latency_ms"), min_length=2, description="First a task metric.")
     constraints: ConstraintsConfig = ConstraintsConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
     executor: ExecutorConfig = ExecutorConfig()
     output: str = Field(
         "results", min_length=1, description="Directory of all runs, relative to the working directory."

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,13 +42,24 @@ def score(task: Task, session: Session, split: Split, *, limit: int | None = Non
         CandidateError: A metric is not finite or beyond its bounds (reason `nonfinite`, stage `quality`).
         TaskError: The task leaves out a metric or gives one id for several units.
     """
-    evaluated = task.evaluate(predictor_of(session, task), split, limit=limit, seed=seed)
+    return checked(task, task.evaluate(predictor_of(session, task), split, limit=limit, seed=seed))
+
+
+def checked(task: Task, evaluated: Evaluated) -> Evaluated:
+    """Return scores whose metrics are possible values.
+
+    Raises:
+        CandidateError: A metric is not finite or beyond its bounds (reason `nonfinite`, stage `quality`).
+        TaskError: A metric is left out, or one id stands for several units.
+    """
     _check(task, evaluated)
     return evaluated
 
 
-def intervals(task: Task, evaluated: Evaluated, *, seed: int) -> dict[str, Interval]:
-    """Return every metric with its 95% interval.
+def intervals(
+    task: Task, evaluated: Evaluated, *, seed: int, metrics: Sequence[MetricSpec] = ()
+) -> dict[str, Interval]:
+    """Return every metric with its 95% interval, or only those of `metrics`.
 
     Wilson's for the mean of a 0/1 statistic (it stays honest at 0 and 1), else the percentile bootstrap over units.
 
@@ -58,7 +70,7 @@ def intervals(task: Task, evaluated: Evaluated, *, seed: int) -> dict[str, Inter
     n, unit = len(evaluated.ids), evaluated.unit
     found: dict[str, Interval] = {}
     others = []
-    for spec in task.metrics:
+    for spec in metrics or task.metrics:
         value = evaluated.metrics[spec.name]
         units = _mean_statistic(spec, evaluated)
         if units is None:
@@ -74,11 +86,17 @@ def intervals(task: Task, evaluated: Evaluated, *, seed: int) -> dict[str, Inter
         for name in others:
             low, high = _percentiles(draws[name])
             found[name] = Interval(evaluated.metrics[name], low, high, n, unit, f"bootstrap-{RESAMPLES}")
-    return {spec.name: found[spec.name] for spec in task.metrics}
+    return {spec.name: found[spec.name] for spec in metrics or task.metrics}
 
 
 def compare(
-    task: Task, pruned: Evaluated, dense: Evaluated, *, margin: float = DEFAULT_MARGIN, seed: int
+    task: Task,
+    pruned: Evaluated,
+    dense: Evaluated,
+    *,
+    margin: float = DEFAULT_MARGIN,
+    seed: int,
+    metrics: Sequence[MetricSpec] = (),
 ) -> dict[str, PairedChange]:
     """Return every metric's change (pruned - dense) on the same units with its 95% interval.
 
@@ -93,6 +111,7 @@ def compare(
         margin: Tolerated loss, positive: in the metric's own unit where that is bounded on both sides, such as an
             accuracy, else a share of the dense model's value, such as of an error in dollars.
         seed: Of the bootstrap.
+        metrics: Those to compare; all by default.
 
     Raises:
         TaskError: The two were not scored on the same units.
@@ -100,10 +119,10 @@ def compare(
     """
     _check(task, pruned)
     _check(task, dense)
-    dense = _in_order_of(pruned, dense)
+    dense = aligned(dense, pruned)
     found: dict[str, tuple[float, float, str]] = {}
     others = []
-    for spec in task.metrics:
+    for spec in metrics or task.metrics:
         left, right = _mean_statistic(spec, pruned), _mean_statistic(spec, dense)
         if left is None or right is None:
             others.append(spec.name)
@@ -118,11 +137,30 @@ def compare(
         for name in others:
             found[name] = (*_percentiles(first[name] - second[name]), f"paired-bootstrap-{RESAMPLES}")
     changes = {}
-    for spec in task.metrics:
+    for spec in metrics or task.metrics:
         base = dense.metrics[spec.name]
         tolerated = margin if all(map(math.isfinite, spec.bounds)) else margin * abs(base)
         changes[spec.name] = _change(spec, pruned.metrics[spec.name] - base, found[spec.name], tolerated)
     return changes
+
+
+def aligned(evaluated: Evaluated, reference: Evaluated) -> Evaluated:
+    """Return scores with their units in the order of `reference`.
+
+    Raises:
+        TaskError: The two were not scored on the same units.
+    """
+    if reference.ids == evaluated.ids:
+        return evaluated
+    position = {unit: index for index, unit in enumerate(evaluated.ids)}
+    if set(position) != set(reference.ids):
+        absent = len(set(reference.ids) ^ set(position))
+        message = f"Both models must be scored on the same units; {absent} ids occur for one of them only."
+        raise TaskError(message, hint="Score both with the same split, limit and seed.")
+    order = np.array([position[unit] for unit in reference.ids])
+    per_unit = {key: values[order] for key, values in evaluated.per_unit.items()}
+    outputs, labels = (None if v is None else v[order] for v in (evaluated.outputs, evaluated.labels))
+    return replace(evaluated, ids=reference.ids, per_unit=per_unit, outputs=outputs, labels=labels)
 
 
 def wilson(successes: float, n: int) -> tuple[float, float]:
@@ -217,16 +255,3 @@ def _percentiles(draws: Floats) -> tuple[float, float]:
         raise CandidateError("No resample has a finite metric.", reason="nonfinite", stage="quality")
     low, high = np.quantile(finite, [0.025, 0.975])
     return float(low), float(high)
-
-
-def _in_order_of(reference: Evaluated, other: Evaluated) -> Evaluated:
-    if reference.ids == other.ids:
-        return other
-    position = {unit: index for index, unit in enumerate(other.ids)}
-    if set(position) != set(reference.ids):
-        absent = len(set(reference.ids) ^ set(position))
-        message = f"Both models must be scored on the same units; {absent} ids occur for one of them only."
-        raise TaskError(message, hint="Score both with the same split, limit and seed.")
-    order = np.array([position[unit] for unit in reference.ids])
-    per_unit = {key: values[order] for key, values in other.per_unit.items()}
-    return Evaluated(other.metrics, other.unit, reference.ids, per_unit)

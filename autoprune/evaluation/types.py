@@ -49,6 +49,36 @@ class PairedChange:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """How far a model answers as the dense model does on the same units, whether rightly or wrongly.
+
+    Args:
+        same: Share of units of equal predicted class, of outputs that are logits.
+        kl: Mean Kullback-Leibler divergence of softened outputs from the dense model's, nats; of logits.
+        rmse: Root mean square of the difference of outputs, in their own unit; of regressions.
+    """
+
+    same: Interval | None = None
+    kl: float | None = None
+    rmse: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Accuracy on the units of one class.
+
+    Args:
+        number: Of the class.
+        accuracy: Share of them that is told rightly.
+        change: Against the dense model; None of the dense model itself.
+    """
+
+    number: int
+    accuracy: Interval
+    change: PairedChange | None = None
+
+
+@dataclass(frozen=True)
 class Latency:
     """Latency of one call on a target, with its speed-up over the dense model measured in the same rounds.
 
@@ -108,6 +138,7 @@ class Evaluation:
         cost: Size.
         versus_dense: Metric -> paired change on val.
         seconds: Stage -> wall seconds spent.
+        agreement: With the dense model on val; None where the task gives no outputs.
     """
 
     quality: Mapping[str, Mapping[str, Interval]]
@@ -115,3 +146,4 @@ class Evaluation:
     cost: Cost
     versus_dense: Mapping[str, PairedChange] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    agreement: Agreement | None = None

@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
-from pydantic.functional_validators import AfterValidator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
 
 from autoprune.errors import StorageError
+from autoprune.report.examined import Agreement, ClassQuality, Condition, Examination, Stability
+from autoprune.report.parts import Change, Estimate, Part, RelativePath, Sha256, Share
 from autoprune.storage import dump_json, parse_json, read_regular
 
 FRONT_LIMIT = 64 << 20
 DIGEST = "sha256"
 _SHOWN_PROBLEMS = 3
-
-
-def _inside(path: str) -> str:
-    """Refuse a path that is absolute or leaves its directory."""
-    parts = PurePosixPath(path).parts
-    if not parts or ".." in parts or parts[0] == "/" or "\\" in path or "\0" in path:
-        raise ValueError("must be a relative path without '..'")
-    return path
-
-
-RelativePath = Annotated[str, AfterValidator(_inside)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Part(BaseModel):
-    """Base of all parts: frozen, strict about keys, every number finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Objective(Part):
@@ -112,7 +94,7 @@ class PredictorInfo(Part):
     n: NonNegativeInt
     fallback_used: bool
     fallback_reason: str | None = None
-    weights: dict[str, float] = {}
+    weights: dict[str, float] = Field(default_factory=dict)
     rounds: tuple[TrustRound, ...] = ()
 
 
@@ -150,7 +132,7 @@ class Importance(Part):
     """Share of the predicted quality's variation that each group's sparsity and each choice explains; sums to 1."""
 
     groups: dict[str, float]
-    choices: dict[str, float] = {}
+    choices: dict[str, float] = Field(default_factory=dict)
     method: str
 
 
@@ -159,28 +141,6 @@ class SeedSpread(Part):
 
     values: tuple[float, ...]
     std: NonNegativeFloat
-
-
-class Estimate(Part):
-    """A metric with its 95% interval over `n` resampling units."""
-
-    value: float
-    low: float
-    high: float
-    n: NonNegativeInt
-    unit: str
-    method: str
-
-
-class Change(Part):
-    """Paired change of a metric against the dense model (pruned - dense)."""
-
-    delta: float
-    low: float
-    high: float
-    test: str
-    noninferior: bool
-    margin: float
 
 
 class LatencyResult(Part):
@@ -204,8 +164,8 @@ class LatencyResult(Part):
 class Quality(Part):
     """Metrics per split; `test` was read once, for the front."""
 
-    val: dict[str, Estimate] = {}
-    test: dict[str, Estimate] = {}
+    val: dict[str, Estimate] = Field(default_factory=dict)
+    test: dict[str, Estimate] = Field(default_factory=dict)
 
 
 class Deployment(Part):
@@ -214,7 +174,7 @@ class Deployment(Part):
     artifact: str | None = None
     sha256: Sha256 | None = None
     quality: Quality = Quality()
-    versus_dense: dict[str, Change] = {}
+    versus_dense: dict[str, Change] = Field(default_factory=dict)
     latency: LatencyResult | None = None
 
 
@@ -242,8 +202,8 @@ class Member(Part):
     policy_digest: str | None = None
     strategy: str
     recovery_seed: int | None = None
-    seed_spread: dict[str, SeedSpread] = {}
-    sparsity: dict[str, Share] = {}
+    seed_spread: dict[str, SeedSpread] = Field(default_factory=dict)
+    sparsity: dict[str, Share] = Field(default_factory=dict)
     fidelity: Literal["proxy", "short", "full"]
     feasible: bool
     parameters: NonNegativeInt
@@ -253,7 +213,11 @@ class Member(Part):
     compressed_bytes: NonNegativeInt
     peak_memory_bytes: NonNegativeInt | None = None
     deployments: dict[str, Deployment]
-    predicted: dict[str, Predicted] = {}
+    predicted: dict[str, Predicted] = Field(default_factory=dict)
+    robustness: dict[str, Condition] = Field(default_factory=dict)
+    stability: Stability | None = None
+    agreement: Agreement | None = None
+    classes: tuple[ClassQuality, ...] = ()
     warnings: tuple[Warned, ...] = ()
 
 
@@ -280,13 +244,14 @@ class FrontDocument(Part):
     wall_seconds: NonNegativeFloat
     cpu_seconds: NonNegativeFloat
     gpu_seconds: NonNegativeFloat = 0.0
+    examination: Examination | None = None
     hypervolume: Hypervolume | None = None
     history: tuple[HistoryPoint, ...] = ()
     importance: Importance | None = None
     ended_because: str | None = None
-    picks: dict[Literal["most_accurate", "balanced", "fastest", "smallest"], str] = {}
+    picks: dict[Literal["most_accurate", "balanced", "fastest", "smallest"], str] = Field(default_factory=dict)
     baseline: Member
-    controls: dict[str, tuple[Member, ...]] = {}
+    controls: dict[str, tuple[Member, ...]] = Field(default_factory=dict)
     gain_over_best_control: Gain | None = None
     members: tuple[Member, ...] = ()
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from autoprune.report.document import Change, Estimate, FrontDocument, Member, PredictorInfo
+from autoprune.report.document import FrontDocument, Member, PredictorInfo
+from autoprune.report.parts import Change, Estimate
 
 Cell = str | int | float | bool | None
 

@@ -16,10 +16,8 @@ from autoprune.policy import Policy
 from autoprune.predictor.trust import TrustLog, TrustRound
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
-    Change,
     CostOnly,
     Deployment,
-    Estimate,
     EvaluationCounts,
     LatencyResult,
     Member,
@@ -30,6 +28,7 @@ from autoprune.report.document import (
     TargetInfo,
 )
 from autoprune.report.document import TrustRound as TrustRoundInfo
+from autoprune.report.parts import Change, Estimate
 from autoprune.runtimes import Target, device_name
 from autoprune.search.directory import cpu_name
 from autoprune.search.summary import searched

@@ -14,7 +14,6 @@ from autoprune.artifacts import Member as Artifact
 from autoprune.evaluation import compare, intervals, predictor_of, score
 from autoprune.records import CandidateRecord
 from autoprune.report.document import (
-    Change,
     Constraint,
     Deployment,
     FrontDocument,
@@ -27,6 +26,7 @@ from autoprune.report.document import (
 )
 from autoprune.report.document import Objective as ObjectiveInfo
 from autoprune.report.html.page import REPORT_FILE, write_report
+from autoprune.report.parts import Change
 from autoprune.report.writers import FRONT_FILES, write_front_file
 from autoprune.runtimes import Session
 from autoprune.search.controls import control_records, plan_controls
@@ -43,6 +43,7 @@ from autoprune.search.describe import (
     target_info,
 )
 from autoprune.search.directory import EVENTS_FILE, FRONT_FILE, EventLog, RunDirectory, total_times, versions
+from autoprune.search.examination import Examined, Examiner, Subject
 from autoprune.search.exports import Exporter
 from autoprune.search.finalists import is_feasible
 from autoprune.search.gain import GainScale, gain_over
@@ -149,7 +150,10 @@ class Scorer:
         self.access = TestAccess(emission.bench.user_task, reads=emission.events.count("test_read"))
         self.targets = {t.name: target_info(self.bench, t) for t in self.bench.targets}
         self._dense_test: dict[str, Evaluated] = {}
-        self.dense_member = self._baseline()
+        baseline, first = self._baseline(), self.bench.targets[0].name
+        subject = Subject(DENSE_NAME, dense.model, dense.sessions[first], self._dense_test[first])
+        self.examiner = Examiner(self.bench, subject, losses)
+        self.dense_member = _with(baseline, self.examiner.baseline)
 
     def _baseline(self) -> Member:
         """Return the dense model as a member: it has no directory."""
@@ -186,7 +190,8 @@ class Scorer:
         record, policy = chosen.record, policy_of(chosen.record)
         removed = removed_of(self.bench.groups, chosen.architecture, chosen.deployed.model)
         exported, missing = self._exporter.exports(chosen)
-        deployments = {t.name: self._deployment(chosen, t.name) for t in self.bench.targets}
+        tests = {t.name: self._test(chosen.deployed.sessions[t.name], record.id) for t in self.bench.targets}
+        deployments = {name: self._deployment(chosen, name, test) for name, test in tests.items()}
         speedup = chosen.evaluation.latency[self.bench.targets[0].name].speedup
         name = f"{speedup:.2f}x"
         described = Member(
@@ -205,6 +210,9 @@ class Scorer:
             predicted=predicted_of(record),
             **sizes_of(chosen.evaluation.cost),
         )
+        first = self.bench.targets[0].name
+        subject = Subject(record.id, chosen.deployed.model, chosen.deployed.sessions[first], tests[first], record.seed)
+        described = _with(described, self.examiner.examine(subject))
         artifact = {t.name: ONNX_FILE if t.runtime == "onnxruntime" else WEIGHTS_FILE for t in self.bench.targets}
         self._save(chosen, described, exported)
         manifest = read_manifest(self.emission.directory.path / str(described.directory))
@@ -250,9 +258,8 @@ class Scorer:
         )
         save_member(self.emission.directory.path / str(described.directory), artifact)
 
-    def _deployment(self, chosen: Measured, target: str) -> Deployment:
+    def _deployment(self, chosen: Measured, target: str, test: Evaluated) -> Deployment:
         task, seed = self.bench.task, chosen.record.seed
-        test = self._test(chosen.deployed.sessions[target], chosen.record.id)
         changes = compare(task, test, self._dense_test[target], seed=seed)
         return Deployment(
             quality=Quality(
@@ -266,6 +273,11 @@ class Scorer:
     def _test(self, session: Session, candidate: str) -> Evaluated:
         self.emission.events.add("test_read", id=candidate)  # first, so that one that is cut off is counted too
         return self.access.evaluate_test(predictor_of(session, self.bench.task))
+
+
+def _with(member: Member, found: Examined) -> Member:
+    """Return a member with what was found on looking into it."""
+    return member.model_copy(update={**found.parts, "warnings": (*member.warnings, *found.warnings)})
 
 
 def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], scorer: Scorer) -> FrontDocument:
@@ -284,6 +296,7 @@ def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], sc
         evaluations=counts_of(records),
         wall_seconds=wall,
         cpu_seconds=cpu,
+        examination=scorer.examiner.told(),
         hypervolume=hypervolume_of(bench.objectives, metrics, values, dense),
         history=history_of(records, bench.objectives, metrics, dense),
         importance=_importance(emission),

@@ -14,7 +14,8 @@ from autoprune.groups.types import ModelGroups
 from autoprune.pareto import hypervolume, knee, non_dominated
 from autoprune.pruning.selection import width_after
 from autoprune.records import CandidateRecord, Fidelity
-from autoprune.report.document import Estimate, HistoryPoint, Hypervolume, Warned
+from autoprune.report.document import HistoryPoint, Hypervolume, Warned
+from autoprune.report.parts import Estimate
 from autoprune.search.measured import Measured
 from autoprune.search.objectives import Objective, minimised
 from autoprune.search.scaling import ranges_of, scaled, table_of

@@ -22,6 +22,7 @@ from autoprune.errors import CandidateError, TaskError
 from autoprune.evaluation import (
     HostGate,
     LatencySettings,
+    agreement,
     compare,
     count_macs,
     intervals,
@@ -339,7 +340,8 @@ class Workbench:
             scored = self.score(sessions[self.targets[0].name])
             quality = intervals(self.task, scored, seed=seed)
             change = compare(self.task, scored, self.dense.scored, seed=seed)
-            return Evaluation({"val": quality}, {}, measure_cost(model, self.example), change)
+            cost, agreed = measure_cost(model, self.example), agreement(scored, self.dense.scored)
+            return Evaluation({"val": quality}, {}, cost, change, agreement=agreed)
 
     def _latency(
         self, sessions: Mapping[str, Session], seed: int, rounds: int, seconds: dict[str, float]

@@ -129,7 +129,7 @@ def essence(run: Path) -> dict[str, Any]:
         if record["evaluation"]:
             record["evaluation"].pop("seconds", None)
     front = read_front(run).to_json()
-    for name in ("wall_seconds", "cpu_seconds", "created"):
+    for name in ("wall_seconds", "cpu_seconds", "examination", "created"):
         front.pop(name, None)
     for name in ("test_reads", "config_sha256"):  # an interrupted emission reads again; the output has another path
         front["provenance"].pop(name)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autoprune.report.document import Change, Estimate, FrontDocument, LatencyResult, Member
+from autoprune.report.document import FrontDocument, LatencyResult, Member
 from autoprune.report.html.numbers import NONE, about, amount, data_size, figure, times
 from autoprune.report.html.quantities import Quantity, Split, split_shown
+from autoprune.report.parts import Change, Estimate
 from autoprune.report.rows import asked_metrics
 
 PICKS = {
