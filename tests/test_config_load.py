@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 from pathlib import Path
@@ -251,6 +252,15 @@ def test_equal_configurations_have_equal_digests(write: Any) -> None:
         load_config(write(MINIMAL), overrides=["search.seed=1"], environ={}).config
     )
     assert len(config_digest(one)) == 64
+
+
+def test_the_digest_of_a_configuration_that_is_older_than_a_section_stays_what_it_was() -> None:
+    config = RunConfig(task="a.py:b")
+    older = {key: value for key, value in effective_config(config).items() if key != "robustness"}
+    text = json.dumps(older, sort_keys=True, separators=(",", ":"))
+    assert config_digest(config) == hashlib.sha256(text.encode()).hexdigest()
+    changed = RunConfig.model_validate({"task": "a.py:b", "robustness": {"units": 0}})
+    assert config_digest(changed) != config_digest(config)
 
 
 def effective(**changes: Any) -> dict[str, Any]:

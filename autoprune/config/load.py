@@ -20,6 +20,7 @@ from autoprune.config.validation import check_document
 from autoprune.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "AUTOPRUNE_"
+LATER = ("robustness",)
 
 
 @dataclass(frozen=True)
@@ -113,8 +114,13 @@ def dump_config(config: RunConfig) -> str:
 
 
 def config_digest(config: RunConfig) -> str:
-    """Return 64 hex digits that are equal for equal configurations."""
-    text = json.dumps(effective_config(config), sort_keys=True, separators=(",", ":"))
+    """Return 64 hex digits that are equal for equal configurations.
+
+    A section of `LATER` counts where it is not left at its defaults, so that the digests of older runs stay valid.
+    """
+    values, default = effective_config(config), effective_config(RunConfig(task=config.task))
+    told = {key: value for key, value in values.items() if key not in LATER or value != default[key]}
+    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
