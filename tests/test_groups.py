@@ -60,7 +60,7 @@ def residual() -> tuple[nn.Module, Inputs]:
         ("llama", 5, 260),
         ("textcnn", 4, 104),
         ("pixel_shuffle", 3, 36),
-        ("lstm", 1, 64),
+        ("lstm", 3, 144),
     ],
 )
 def test_zoo_has_as_many_groups_and_units_as_its_layers_imply(name: str, groups: int, units: int) -> None:
@@ -106,8 +106,11 @@ class TestDescription:
         assert layer.reason == "its output is the model's output"
 
     def test_operator_that_is_not_understood_is_noted(self) -> None:
-        (note,) = traced("lstm").notes
-        assert "lstm" in note
+        net = Net({"a": nn.Linear(4, 6), "b": nn.Linear(4, 2)}, lambda m, x: m.b(torch.fft.rfft(m.a(x)).abs()))
+        (note,) = find_groups(
+            nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4), net), Inputs((torch.randn(2, 4),), {})
+        ).notes
+        assert "fft_rfft" in note
 
     def test_tied_output_layer_is_protected_while_the_embedding_is_not(self) -> None:
         found = traced("llama")

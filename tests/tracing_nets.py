@@ -6,9 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from units import run
+
+from autoprune.groups import find_groups, mask_model, slice_model
+from autoprune.tasks.protocol import Inputs
 
 Parts = Mapping[str, nn.Module | Tensor]
 Forward = Callable[[Any, Tensor], Any]
@@ -51,6 +56,30 @@ class Case:
     def build(self) -> tuple[nn.Module, Tensor]:
         torch.manual_seed(0)
         return Net(self.parts(), self.forward).eval(), self.x()
+
+
+def assert_found_exactly(case: Case) -> None:
+    """Find the case's units; cutting half of a group changes the answer, and equals zeroing where that is exact."""
+    model, x = case.build()
+    inputs = Inputs((x,), {})
+    found = find_groups(model, inputs)
+
+    assert {g.name: g.width for g in found.groups} == case.groups
+    reasons = {p.name: p.reason for p in found.protected}
+    assert reasons.keys() == {*case.protected, "b"}
+    assert all(part in reasons[layer] for layer, part in {"b": OUTPUT, **case.protected}.items())
+    assert {g.name for g in found.groups if not g.exact_masking} == set(case.inexact)
+
+    full = run(model, inputs)[0]
+    rng = np.random.default_rng(0)
+    for group in found.groups:
+        alive = np.ones(found.plan.unit_count, dtype=np.bool_)
+        alive[group.start + rng.choice(group.width, max(1, group.width // 2), replace=False)] = False
+        pruned = run(slice_model(model, found.plan, alive), inputs)[0]
+        assert pruned.shape == full.shape
+        assert not torch.equal(pruned, full)
+        if group.exact_masking:
+            torch.testing.assert_close(pruned, run(mask_model(model, found.plan, alive), inputs)[0])
 
 
 def image() -> Tensor:

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.evaluation.types import Cost
+from autoprune.runtimes.counting import countable
 from autoprune.tasks.protocol import Inputs
 
 ZLIB_LEVEL = 6
@@ -35,14 +35,9 @@ def measure_cost(model: nn.Module, example: Inputs) -> Cost:
 
 
 def count_macs(model: nn.Module, example: Inputs) -> int:
-    """Return the multiply-accumulates of convolutions and matrix products in one call.
-
-    Fused kernels are invisible to the counter: attention is forced to its plain form, and gradients stay enabled
-    because torch takes the fused path of its own transformer layers only without them.
-    """
-    model.eval()
+    """Return the multiply-accumulates of convolutions, matrix products and recurrent layers in one call."""
     counter = FlopCounterMode(display=False)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with countable(model), counter:
         model(*example.args, **example.kwargs)
     return int(counter.get_total_flops()) // 2
 

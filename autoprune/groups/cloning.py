@@ -107,9 +107,8 @@ class _Clone:
 
 def follow_sizes(module: nn.Module) -> None:
     """Set a standard layer's size attributes to the shapes of its tensors; a convolution's `groups` must be right."""
-    sized = module.__dict__["_parameters"].get("weight")
-    if sized is None:
-        sized = module.__dict__["_buffers"].get("running_mean")
+    own = {**module.__dict__["_buffers"], **module.__dict__["_parameters"]}
+    sized = next((own[name] for name in _SIZED if own.get(name) is not None), None)
     if sized is None:
         return
     for kind, sizes in _SIZES:
@@ -126,6 +125,12 @@ def _conv_transpose_sizes(shape: torch.Size, module: Any) -> dict[str, int]:
     return {"in_channels": shape[0], "out_channels": shape[1] * module.groups}
 
 
+def _recurrent_sizes(shape: torch.Size, module: Any) -> dict[str, int]:
+    gates = 4 if isinstance(module, nn.LSTM | nn.LSTMCell) else 3 if isinstance(module, nn.GRU | nn.GRUCell) else 1
+    return {"input_size": shape[1], "hidden_size": shape[0] // gates}
+
+
+_SIZED = ("weight", "running_mean", "weight_ih_l0", "weight_ih")
 _Sizes = Callable[[torch.Size, Any], Mapping[str, Any]]
 _SIZES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], _Sizes], ...] = (
     (_ConvTransposeNd, _conv_transpose_sizes),
@@ -135,5 +140,6 @@ _SIZES: tuple[tuple[type[nn.Module] | tuple[type[nn.Module], ...], _Sizes], ...]
     (nn.GroupNorm, lambda shape, _: {"num_channels": shape[0]}),
     ((nn.LayerNorm, nn.RMSNorm), lambda shape, _: {"normalized_shape": tuple(shape)}),
     ((nn.Embedding, nn.EmbeddingBag), lambda shape, _: {"num_embeddings": shape[0], "embedding_dim": shape[1]}),
+    ((nn.RNNBase, nn.RNNCellBase), _recurrent_sizes),
     (nn.PReLU, lambda shape, _: {"num_parameters": shape[0]}),
 )

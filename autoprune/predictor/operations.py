@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from autoprune.runtimes.counting import countable
 from autoprune.tasks.protocol import Inputs
 
 EXPONENT_STEP = 0.05
@@ -36,18 +35,17 @@ class Operation:
 def count_operations(model: nn.Module, example: Inputs) -> list[Operation]:
     """Return the convolutions and matrix products of one call, in order.
 
-    Attention is forced to its plain form and gradients stay enabled, as where a candidate's cost is measured.
+    Kernels are kept from fusing, as where a candidate's cost is measured.
 
     Args:
         model: Put into eval mode.
         example: Inputs of ONE example (batch size 1).
     """
-    model.eval()
     found: list[Operation] = []
     owners = _owners(model)
     formulas = {operator: _Recorder(formula, owners, found) for operator, formula in flop_registry.items()}
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+    with countable(model), counter:
         model(*example.args, **example.kwargs)
     return found
 

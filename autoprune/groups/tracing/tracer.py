@@ -18,11 +18,11 @@ from autoprune.groups.cloning import named_tensors
 from autoprune.groups.tracing.evidence import Evidence
 from autoprune.groups.tracing.export import export_program
 from autoprune.groups.tracing.labels import Cause, Factor, Labels
-from autoprune.groups.tracing.operators import OPERATORS, Call, Result, UnsupportedOperatorError, Weights
+from autoprune.groups.tracing.operators import OPERATORS, Call, Result, UnsupportedOperatorError, Weights, operator_name
 from autoprune.groups.tracing.operators.elementwise import IN_PLACE
+from autoprune.groups.tracing.operators.registry import ATEN
 from autoprune.tasks.protocol import Inputs
 
-ATEN = "aten"
 MISUSE = (UnsupportedOperatorError, AttributeError, LookupError, TypeError, ValueError)
 
 
@@ -146,7 +146,7 @@ def _label_call(trace: Trace, node: Node) -> None:
 
 
 def _handled(trace: Trace, node: Node, shapes: tuple[tuple[int, ...], ...], *, single: bool) -> Result:
-    name = _operator_name(node)
+    name = operator_name(node)
     known = handler_name(name)
     if known is None:
         raise UnsupportedOperatorError("")
@@ -156,15 +156,6 @@ def _handled(trace: Trace, node: Node, shapes: tuple[tuple[int, ...], ...], *, s
     if not _fits(result, shapes, single=single):
         raise UnsupportedOperatorError("its labels do not fit its result")
     return result
-
-
-def _operator_name(node: Node) -> str:
-    """Return the name without overload, and without torch's own namespace: aten::add.Tensor -> add."""
-    namer = getattr(node.target, "name", None)
-    full = str(namer() if callable(namer) else node.target)
-    space, separator, name = full.rpartition("::")
-    name = name.partition(".")[0]
-    return name if space == ATEN or not separator else f"{space}::{name}"
 
 
 def handler_name(name: str) -> str | None:
@@ -213,7 +204,7 @@ def _fits(result: Result, shapes: tuple[tuple[int, ...], ...], *, single: bool) 
 
 def _note_unknown(trace: Trace, node: Node, error: Exception) -> None:
     """Keep everything that enters an operator which is not understood."""
-    name = _operator_name(node)
+    name = operator_name(node)
     detail = str(error) if isinstance(error, UnsupportedOperatorError) else ""
     reason = f"unknown operator: {name}" if not detail else f"unsupported use of {name}: {detail}"
     before = len(trace.evidence.freezes)

@@ -7,6 +7,7 @@ from autoprune.groups.tracing.operators import (
     elementwise,
     indexing,
     norms,
+    recurrent,
     reductions,
     shape,
     spatial,
@@ -18,8 +19,18 @@ from autoprune.groups.tracing.operators.registry import (
     UnsupportedOperatorError,
     Weights,
     operator,
+    operator_name,
 )
 
-FAMILIES = (attention, contractions, convolutions, elementwise, indexing, norms, reductions, shape, spatial)
+FAMILIES = (attention, contractions, convolutions, elementwise, indexing, norms, recurrent, reductions, shape, spatial)
 
-__all__ = ["FAMILIES", "OPERATORS", "Call", "Result", "UnsupportedOperatorError", "Weights", "operator"]
+__all__ = [
+    "FAMILIES",
+    "OPERATORS",
+    "Call",
+    "Result",
+    "UnsupportedOperatorError",
+    "Weights",
+    "operator",
+    "operator_name",
+]

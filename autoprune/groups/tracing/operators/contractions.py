@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from autoprune.groups.tracing.contraction import Operand, elementwise, join
+from collections.abc import Sequence
+
+from autoprune.groups.tracing.contraction import Operand, elementwise, join, note_contracted
 from autoprune.groups.tracing.labels import Factor, Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
+
+Letters = tuple[str, ...]
 
 
 @operator("linear")
@@ -24,24 +28,51 @@ def matmul(call: Call) -> Labels:
     return _matmul(call, left, right, call.shape)
 
 
-@operator("addmm", "baddbmm")
+@operator("addmm", "baddbmm", "addmv")
 def addmm(call: Call) -> Labels:
     """Add a matrix product to a first operand."""
     bias, left, right = call.operands
     return elementwise(call.evidence, [_matmul(call, left, right, call.shape), bias], call.shape)
 
 
+@operator("outer", "ger")
+def outer(call: Call) -> Labels:
+    """Multiply every entry of one vector with every entry of another."""
+    left, right = call.operands
+    return _contract(call, _broadcast("left", left, ["m"]), _broadcast("right", right, ["n"]), ("m", "n"), call.shape)
+
+
+@operator("bilinear")
+def bilinear(call: Call) -> Labels:
+    """Contract two inputs with a weight [out, in1, in2]."""
+    left, right, weight = (call.labels(name) for name in ("input1", "input2", "weight"))
+    lead = tuple(f"n{d}" for d in range(len(left.shape) - 1))
+    shape = (*left.shape[:-1], *weight.shape[::2])
+    half = join(call.evidence, Operand(left, (*lead, "i")), Operand(weight, ("o", "i", "j")), (*lead, "o", "j"), shape)
+    y = join(call.evidence, Operand(half, (*lead, "o", "j")), Operand(right, (*lead, "j")), (*lead, "o"), call.shape)
+    call.note_producer(weight.at(0))
+    bias = call.optional("bias")
+    return y if bias is None else elementwise(call.evidence, [y, bias], call.shape)
+
+
 @operator("einsum")
 def einsum(call: Call) -> Labels:
-    """Contract two tensors by an explicit equation with plain letters."""
-    inputs, arrow, out = str(call["equation"]).replace(" ", "").partition("->")
-    terms = inputs.split(",")
+    """Contract tensors by an explicit equation without repeated letters, from left to right."""
     tensors = call.sequence("tensors")
-    repeated = any(len(set(term)) < len(term) for term in (*terms, out))
-    if not arrow or len(tensors) != 2 or "." in inputs or repeated:
+    terms, out = _equation(str(call["equation"]), [len(x.shape) for x in tensors])
+    if any(len(set(term)) < len(term) for term in (*terms, out)):
         raise UnsupportedOperatorError(f"einsum {call['equation']!r}")
-    left, right = (Operand(labels, tuple(term)) for labels, term in zip(tensors, terms, strict=True))
-    return _contract(call, left, right, tuple(out), call.shape)
+    sizes = {x: 1 for term in terms for x in term}
+    for labels, term in zip(tensors, terms, strict=True):
+        sizes |= {x: n for x, n in zip(term, labels.shape, strict=True) if n > 1}
+    result, spelled = tensors[0], terms[0]
+    for number, (labels, term) in enumerate(zip(tensors[1:], terms[1:], strict=True), start=1):
+        wanted = out if number == len(terms) - 1 else dict.fromkeys(spelled + term)
+        left = _broadcast("left", result, list(spelled))
+        right = _broadcast("right", labels, list(term))
+        spelled = tuple(wanted)
+        result = _contract(call, left, right, spelled, tuple(sizes[x] for x in spelled))
+    return result if spelled == out else _rearranged(call, Operand(result, spelled), out)
 
 
 @operator("embedding")
@@ -57,6 +88,50 @@ def embedding(call: Call) -> Labels:
     if columns is None:
         return Labels(call.shape)
     return Labels(call.shape, (Factor(columns.atoms, (len(call.shape) - 1,), columns.axes),))
+
+
+@operator("embedding_bag")
+def embedding_bag(call: Call) -> list[Labels]:
+    """Pool rows that are looked up; as for `embedding` the columns are the channels."""
+    weight, indices = call.labels("weight"), call.labels("indices")
+    samples = call.optional("per_sample_weights")
+    rows, columns = weight.at(0), weight.at(1)
+    if indices.factors or (samples is not None and samples.factors):
+        raise UnsupportedOperatorError("embedding_bag with computed indices or weights of samples")
+    if rows is not None:
+        call.evidence.pin(rows, (0,), "rows of a table are looked up by index")
+    call.note_producer(columns)
+    found = () if columns is None else (Factor(columns.atoms, (1,), columns.axes),)
+    return [Labels(call.shape, found), *(Labels(shape) for shape in call.shapes[1:])]
+
+
+def _equation(equation: str, ranks: Sequence[int]) -> tuple[list[Letters], Letters]:
+    """Return the letters of every operand and of the result; an ellipsis stands for letters of its own."""
+    inputs, arrow, out = equation.replace(" ", "").partition("->")
+    written = inputs.split(",")
+    if not arrow or len(written) != len(ranks):
+        raise UnsupportedOperatorError(f"einsum {equation!r}")
+    spread = max(rank - len(term.replace("...", "")) for term, rank in zip(written, ranks, strict=True))
+    if spread and any("..." not in term and len(term) < rank for term, rank in zip(written, ranks, strict=True)):
+        raise UnsupportedOperatorError(f"einsum {equation!r}")
+
+    def spelled(term: str, hidden: int) -> Letters:
+        before, dots, after = term.partition("...")
+        middle = tuple(f".{d}" for d in range(spread - hidden, spread)) if dots else ()
+        return (*before, *middle, *after)
+
+    terms = [spelled(t, n - len(t.replace("...", ""))) for t, n in zip(written, ranks, strict=True)]
+    return terms, spelled(out, spread)
+
+
+def _rearranged(call: Call, x: Operand, out: Letters) -> Labels:
+    """Return the labels of one operand with some dimensions summed over and the others in another order."""
+    for factor in x.labels.factors:
+        summed = tuple(d for d in factor.visible if x.letters[d] not in out)
+        call.evidence.statistic(factor, summed)
+        if len(summed) < len(factor.visible):
+            note_contracted(factor, [factor.position(d) for d in summed])
+    return x.labels.moved(call.shape, {d: out.index(c) for d, c in enumerate(x.letters) if c in out})
 
 
 def _matmul(call: Call, left: Labels, right: Labels, shape: tuple[int, ...]) -> Labels:

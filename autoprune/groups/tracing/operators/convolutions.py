@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from autoprune.groups.tracing.contraction import Operand, confine, elementwise, join
 from autoprune.groups.tracing.labels import Factor, Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
@@ -19,10 +21,11 @@ def convolution(call: Call) -> Labels:
 
 @operator("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 def transposed_convolution(call: Call) -> Labels:
-    """Do the same with the weight's first two dimensions exchanged; grouped ones stay whole."""
-    if int(call["groups"]) > 1:
-        raise UnsupportedOperatorError("grouped transposed convolution")
-    return _plain(call, call.labels("weight"), out_dim=1, in_dim=0)
+    """Do the same with the weight's first two dimensions exchanged."""
+    weight = call.labels("weight")
+    if int(call["groups"]) == 1:
+        return _plain(call, weight, out_dim=1, in_dim=0)
+    return _grouped_transposed(call, weight, int(call["groups"]))
 
 
 def _plain(call: Call, weight: Labels, *, out_dim: int, in_dim: int) -> Labels:
@@ -45,23 +48,56 @@ def _plain(call: Call, weight: Labels, *, out_dim: int, in_dim: int) -> Labels:
 
 def _grouped(call: Call, weight: Labels, groups: int) -> Labels:
     """Arrange input and output channels as [groups, channels]: whole groups go, or the same columns of all groups."""
+    x, channel, rows, name = _grouped_input(call, weight)
+    columns = weight.at(1)
+    if columns is not None:
+        call.evidence.pin(columns, (1,), "columns within a group are cut with the group")
+    own = call.weights.grouped.setdefault(name, call.evidence.fresh(groups, weight.shape[1]))
+    _unite_with_input(call, own, x, channel)
+    _tie_groups(call, own, rows.atoms.reshape(groups, -1), literal=name not in call.weights.convolutions)
+    call.note_producer(rows)
+    return _with_bias(call, Labels(call.shape, (Factor(rows.atoms, (channel,), rows.axes),)), channel)
+
+
+def _grouped_transposed(call: Call, weight: Labels, groups: int) -> Labels:
+    """Do the same where rows are inputs [groups, channels] and columns the outputs of every group.
+
+    Where a group has several inputs and several outputs, the same ones of all groups go together.
+    """
+    x, channel, rows, name = _grouped_input(call, weight)
+    inputs, columns = rows.atoms.reshape(groups, -1), weight.at(1)
+    _unite_with_input(call, inputs, x, channel)
+    if columns is not None and inputs.shape[1] > 1:
+        block = call.evidence.block(inputs, "conv_groups", preferred=1)
+        call.evidence.fix(block.axis(0), "the groups of a transposed convolution stay")
+        call.note_producer(columns)
+        outputs = np.broadcast_to(columns.atoms, (groups, len(columns.atoms)))
+    else:
+        if columns is not None:
+            call.evidence.pin(columns, (1,), "columns within a group are cut with the group")
+        outputs = call.weights.grouped.setdefault(name, call.evidence.fresh(groups, weight.shape[1]))
+        _tie_groups(call, inputs, outputs, literal=name not in call.weights.convolutions)
+        call.note_producer(rows)
+    return _with_bias(call, Labels(call.shape, (Factor.single(outputs.reshape(-1), channel),)), channel)
+
+
+def _grouped_input(call: Call, weight: Labels) -> tuple[Labels, int, Factor, str]:
+    """Return the input without space, its channel dimension, the weight's rows and the weight's name."""
     x, channel = _input(call, weight)
-    rows, columns = weight.at(0), weight.at(1)
+    rows = weight.at(0)
     name = None if rows is None else _owner(call, rows)
     if rows is None or name is None or any(f.visible != (channel,) or f.atoms.ndim > 1 for f in x.factors):
         raise UnsupportedOperatorError("grouped convolution of an unusual input or weight")
     confine(call.evidence, weight, (0, 1), "it is a kernel's extent")
-    if columns is not None:
-        call.evidence.pin(columns, (1,), "columns within a group are cut with the group")
-    own = call.weights.grouped.setdefault(name, call.evidence.fresh(groups, weight.shape[1]))
+    return x, channel, rows, name
+
+
+def _unite_with_input(call: Call, own: IntArray, x: Labels, channel: int) -> None:
     carried = x.at(channel)
     if carried is None:
         call.evidence.freeze_atoms(own, "it meets a constant or an input of fixed size")
     else:
-        call.evidence.unite(own, carried.atoms.reshape(groups, -1))
-    _tie_groups(call, own, rows.atoms.reshape(groups, -1), literal=name not in call.weights.convolutions)
-    call.note_producer(rows)
-    return _with_bias(call, Labels(call.shape, (Factor(rows.atoms, (channel,), rows.axes),)), channel)
+        call.evidence.unite(own, carried.atoms.reshape(own.shape))
 
 
 def _tie_groups(call: Call, inputs: IntArray, outputs: IntArray, *, literal: bool) -> None:

@@ -11,12 +11,16 @@ UNARY = (
     "exp expm1 feature_dropout float floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh "
     "lift_fresh_copy log log1p log2 log_sigmoid logical_not mish nan_to_num neg ones_like positive reciprocal relu "
     "relu6 round rsqrt selu sgn sigmoid sign silu sin softplus softshrink softsign sqrt square tanh threshold to trunc "
-    "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout"
+    "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout feature_alpha_dropout "
+    "rrelu acos acosh asin asinh atanh conj cosh digamma empty_like erfc erfinv exp2 frac isneginf isposinf lgamma logit "
+    "real resolve_conj resolve_neg sinc sinh special_expit special_erf special_log1p"
 )
 BINARY = (
-    "__and__ __or__ add addcdiv addcmul atan2 bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copy "
+    "__and__ __or__ add addcmul atan2 bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copy "
     "copysign div eq floor_divide fmod ge gt le lerp logaddexp logical_and logical_or logical_xor lt masked_fill "
-    "maximum minimum mul ne pow remainder rsub sub where xlogy fill true_divide hypot"
+    "maximum minimum mul ne pow remainder rsub sub where xlogy fill true_divide hypot "
+    "addcdiv complex divide float_power greater greater_equal heaviside isclose less less_equal logaddexp2 multiply "
+    "nextafter not_equal polar subtract"
 )
 IN_PLACE = frozenset(f"{name}_" for name in f"{UNARY} {BINARY}".split())
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+from torch.fx import Node
 
-from autoprune.groups.tracing.contraction import confine
+from autoprune.groups.tracing.contraction import Operand, confine, join
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, normalised_dims, operator
 from autoprune.groups.tracing.reshaping import select, take
@@ -84,3 +85,43 @@ def reorder(call: Call) -> Labels:
     dims = normalised_dims(call["dims"], len(x.shape))
     rest = confine(call.evidence, x, [d for d in range(len(x.shape)) if d not in dims], f"{call.name} along it")
     return Labels(call.shape, rest.factors)
+
+
+@operator("tril", "triu")
+def triangle(call: Call) -> Labels:
+    """Zero one side of the diagonal over the last two dimensions, whose length therefore stays."""
+    x = call.first
+    rest = confine(call.evidence, x, range(len(x.shape) - 2), f"{call.name} over it")
+    return Labels(call.shape, rest.factors)
+
+
+@operator("gather", "take_along_dim", "scatter", "scatter_add", "scatter_reduce", "index_add", "index_copy")
+def along_positions(call: Call) -> Labels:
+    """Read or write positions of one dimension, which stays; the other dimensions of all operands are united."""
+    x = call.first
+    dim = call.dim("dim", len(x.shape))
+    index = call.labels("index" if "index" in call.arguments else "indices")
+    letters = tuple(f"d{d}" for d in range(len(x.shape)))
+    result, spelled = x, _apart(letters, dim, "x")
+    others = [
+        labels
+        for name in ("src", "source")
+        if isinstance(call.arguments.get(name), Node)
+        for labels in [call.labels(name)]
+    ]
+    if len(index.shape) == len(x.shape):
+        others.append(index)
+    reason = "it is indexed by a tensor"
+    kept = [d for d in range(len(x.shape)) if d != dim]
+    if any(labels.shape[d] != x.shape[d] for labels in others for d in kept):
+        raise UnsupportedOperatorError("positions of only part of another dimension")
+    result = confine(call.evidence, result, kept, reason)
+    for number, labels in enumerate(others):
+        other = confine(call.evidence, labels, kept, reason)
+        own = _apart(letters, dim, f"o{number}")
+        result = join(call.evidence, Operand(result, spelled), Operand(other, own), spelled, result.shape)
+    return Labels(call.shape, result.factors)
+
+
+def _apart(letters: tuple[str, ...], dim: int, own: str) -> tuple[str, ...]:
+    return tuple(own if d == dim else x for d, x in enumerate(letters))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from autoprune.groups.tracing.contraction import elementwise, note_contracted
+import numpy as np
+
+from autoprune.groups.tracing.contraction import Operand, elementwise, join, note_contracted
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, Result, normalised_dims, operator
 
 
-@operator("mean", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "sum", "nansum")
+@operator("mean", "var", "std", "var_mean", "std_mean", "norm", "linalg_vector_norm", "linalg_norm", "sum", "nansum")
 def statistic(call: Call) -> Result:
     """Pool values over channels; with fewer channels it is the same statistic of what is left."""
     x = call.first
@@ -49,6 +51,40 @@ def topk(call: Call) -> Result:
     dims = normalised_dims(call["dim"], len(x.shape))
     _pin(call, x, dims)
     return _reduced(call, x, dims)
+
+
+@operator("cummax", "cummin", "logcumsumexp")
+def running(call: Call) -> Result:
+    """Scan one dimension."""
+    return scan(call)
+
+
+@operator("cosine_similarity", "pairwise_distance")
+def compared(call: Call) -> Labels:
+    """Compare two tensors over one dimension, the last one where none is named."""
+    first, second = (call.labels(name) for name in ("x1", "x2"))
+    shape = tuple(np.broadcast_shapes(first.shape, second.shape))
+    both = elementwise(call.evidence, [first, second], shape)
+    dim = int(call.arguments.get("dim", -1)) % len(shape)
+    for factor in both.factors:
+        call.evidence.statistic(factor, tuple(d for d in factor.visible if d == dim))
+    reduced = _reduced(call, both, (dim,))
+    assert isinstance(reduced, Labels)
+    return reduced
+
+
+@operator("cdist")
+def distances(call: Call) -> Labels:
+    """Compare all rows of one tensor with all rows of another, over the last dimension."""
+    first, second = (call.labels(name) for name in ("x1", "x2"))
+    for labels in (first, second):
+        last = len(labels.shape) - 1
+        factor = labels.at(last)
+        if factor is not None:
+            call.evidence.statistic(factor, (last,))
+    lead = tuple(f"n{d}" for d in range(len(call.shape) - 2))
+    rows, others = ((*lead[len(lead) - len(x.shape) + 2 :], r, "i") for x, r in ((first, "p"), (second, "r")))
+    return join(call.evidence, Operand(first, rows), Operand(second, others), (*lead, "p", "r"), call.shape)
 
 
 def _pin(call: Call, x: Labels, dims: Collection[int]) -> None:

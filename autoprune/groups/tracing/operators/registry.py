@@ -18,6 +18,10 @@ from autoprune.registry import Registry
 Result = Labels | list[Labels]
 Handler = Callable[["Call"], Result]
 
+ATEN = "aten"
+ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
+ZEROS_PASS = frozenset({"to", "_to_copy", "type_as", "contiguous", "clone", "detach", "alias"})
+
 
 class UnsupportedOperatorError(Exception):
     """An operator, or a use of it, that the tracer does not understand; its operands then stay whole."""
@@ -86,7 +90,7 @@ class Call:
         weights: The model's own tensors.
         name: The operator's name without overload.
         arguments: By the names of its schema, defaults included.
-        known: Labels of the nodes so far.
+        known: Labels of the nodes so far; zeros take on labels when they are used.
         shapes: Of its results.
         single: Whether the result is one tensor rather than a sequence.
     """
@@ -95,7 +99,7 @@ class Call:
     weights: Weights
     name: str
     arguments: Mapping[str, Any]
-    known: Mapping[Node, Result]
+    known: dict[Node, Result]
     shapes: tuple[tuple[int, ...], ...]
     single: bool
 
@@ -111,39 +115,68 @@ class Call:
     def operands(self) -> list[Labels]:
         """Labels of all arguments that are tensors."""
         nodes = (value for value in self.arguments.values() if isinstance(value, Node))
-        return [self._of(node) for node in nodes if isinstance(node.meta.get("val"), Tensor)]
+        return [self.of(node) for node in nodes if isinstance(node.meta.get("val"), Tensor)]
 
     @property
     def first(self) -> Labels:
         """Labels of the first argument."""
-        return self._of(next(iter(self.arguments.values())))
+        return self.of(next(iter(self.arguments.values())))
 
     def labels(self, argument: str) -> Labels:
         """Return the labels of a tensor argument."""
-        return self._of(self.arguments[argument])
+        return self.of(self.arguments[argument])
 
     def optional(self, argument: str) -> Labels | None:
         """Return the labels of a tensor argument that may be None."""
         value = self.arguments.get(argument)
-        return None if value is None else self._of(value)
+        return None if value is None else self.of(value)
 
     def sequence(self, argument: str) -> list[Labels]:
         """Return the labels of an argument that is a list of tensors, None left out."""
-        return [self._of(value) for value in self.arguments[argument] if value is not None]
+        return [self.of(value) for value in self.arguments[argument] if value is not None]
 
     def dim(self, argument: str, rank: int) -> int:
         """Return a dimension argument counted from the front."""
         return int(self.arguments[argument]) % rank
 
+    def adopt_zeros(self, node: Node, factor: Factor) -> bool:
+        """Let zeros that are made on the spot be as many as a factor has channels; tell whether it is zeros.
+
+        Its size is then checked like every other.
+        """
+        chain = [node]
+        while operator_name(chain[-1]) in ZEROS_PASS:
+            chain.extend(chain[-1].all_input_nodes[:1])
+        if operator_name(chain[-1]) not in ZEROS:
+            return False
+        for made in chain:
+            self.known[made] = Labels(self.of(made).shape, (factor,))
+        return True
+
     def note_producer(self, factor: Factor | None) -> None:
         """Record that channels are made of a factor, if that is a parameter's own dimension."""
         self.weights.note_producer(factor, self.evidence.module)
 
-    def _of(self, value: object) -> Labels:
+    def of(self, value: object) -> Labels:
+        """Return the labels of one tensor among the arguments."""
         found = self.known.get(value) if isinstance(value, Node) else None
         if not isinstance(found, Labels):
             raise UnsupportedOperatorError(f"an operand of {self.name} is not a plain tensor")
         return found
+
+
+def operator_name(node: Node) -> str:
+    """Return the name without overload, and without torch's own namespace: aten::add.Tensor -> add.
+
+    It is empty for a node that calls nothing.
+    """
+    if node.op != "call_function":
+        return ""
+    namer = getattr(node.target, "name", None)
+    full = str(namer() if callable(namer) else node.target)
+    space, separator, name = full.rpartition("::")
+    name = name.partition(".")[0]
+    return name if space == ATEN or not separator else f"{space}::{name}"
 
 
 OPERATORS: Registry[Handler] = Registry("operator", group="autoprune.operators")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autoprune.groups.tracing.contraction import elementwise
+from autoprune.groups.tracing.contraction import confine, elementwise
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
 from autoprune.groups.tracing.reshaping import concatenate, repeat_each, repeat_whole, split, view
@@ -124,6 +124,26 @@ def cat(call: Call) -> Labels:
     """Lay tensors one after the other; legacy empty ones are left out."""
     parts = [x for x in call.sequence("tensors") if len(x.shape) == len(call.shape)]
     return concatenate(call.evidence, parts, call.dim("dim", len(call.shape)), call.shape)
+
+
+@operator("hstack")
+def hstack(call: Call) -> Labels:
+    """Lay tensors one after the other along dimension 1, vectors along their only one."""
+    return concatenate(call.evidence, call.sequence("tensors"), min(1, len(call.shape) - 1), call.shape)
+
+
+@operator("view_as_complex")
+def as_complex(call: Call) -> Labels:
+    """See pairs of numbers in the last dimension as one."""
+    x = call.first
+    rest = confine(call.evidence, x, range(len(x.shape) - 1), "it holds the parts of complex numbers")
+    return Labels(call.shape, rest.factors)
+
+
+@operator("view_as_real")
+def as_real(call: Call) -> Labels:
+    """See numbers as pairs in a new last dimension."""
+    return Labels(call.shape, call.first.factors)
 
 
 @operator("stack")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from autoprune.groups.tracing.contraction import confine
+from autoprune.groups.tracing.contraction import confine, elementwise
 from autoprune.groups.tracing.labels import Factor, Labels
 from autoprune.groups.tracing.operators.registry import Call, Result, UnsupportedOperatorError, operator
 from autoprune.groups.tracing.reshaping import concatenate, view
@@ -12,7 +12,8 @@ from autoprune.groups.tracing.reshaping import concatenate, view
 POOLS = "adaptive_avg_pool{n}d adaptive_max_pool{n}d avg_pool{n}d max_pool{n}d max_pool{n}d_with_indices lp_pool{n}d"
 RESIZES = (
     "upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d "
-    "upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa"
+    "upsample_trilinear3d _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_bilinear2d_aa "
+    "_upsample_bicubic2d_aa _upsample_nearest_exact3d"
 )
 SPATIAL = [pool for n in (1, 2, 3) for pool in POOLS.format(n=n).split()] + RESIZES.split()
 
@@ -96,3 +97,64 @@ def channel_shuffle(call: Call) -> Labels:
     grid = view(call.evidence, x, (n, groups, channels // groups, *space))
     swapped = {0: 0, 1: 2, 2: 1, **{d: d for d in range(3, len(grid.shape))}}
     return view(call.evidence, grid.moved((n, channels // groups, groups, *space), swapped), call.shape)
+
+
+@operator("im2col")
+def unfold(call: Call) -> Labels:
+    """Lay every channel's window out as neighbouring channels [channels * window, positions]."""
+    x = call.first
+    channel = len(x.shape) - 3
+    rest = confine(call.evidence, x, range(channel + 1), "a window slides over it")
+    factor = rest.at(channel)
+    if factor is None:
+        return Labels(call.shape, rest.factors)
+    if factor.atoms.ndim > 1:
+        raise UnsupportedOperatorError("windows of a joint arrangement")
+    others = tuple(f for f in rest.factors if f is not factor)
+    window = call.shape[channel] // x.shape[channel]
+    return Labels(call.shape, (*others, Factor.single(np.repeat(factor.atoms, window), channel)))
+
+
+@operator("col2im")
+def fold(call: Call) -> Labels:
+    """Add windows [channels * window, positions] up to channels on a grid."""
+    x = call.first
+    channel = len(x.shape) - 2
+    rest = confine(call.evidence, x, range(channel + 1), "windows are added up over it")
+    factor = rest.at(channel)
+    if factor is None or call.shape[channel] == 1:
+        return Labels(call.shape, confine(call.evidence, rest, range(channel), "it is added up as a window").factors)
+    if factor.atoms.ndim > 1:
+        raise UnsupportedOperatorError("windows of a joint arrangement")
+    others = tuple(f for f in rest.factors if f is not factor)
+    block = call.evidence.block(factor.atoms.reshape(call.shape[channel], -1), "block", preferred=0)
+    call.evidence.fix(block.axis(1), "it is added up as a window")
+    return Labels(call.shape, (*others, Factor.of_block(block, (channel, None))))
+
+
+@operator("unfold")
+def windows(call: Call) -> Labels:
+    """Slide a window along one dimension; its positions come last."""
+    x = call.first
+    dim = call.dim("dimension", len(x.shape))
+    kept = [d for d in range(len(x.shape)) if d != dim]
+    return Labels(call.shape, confine(call.evidence, x, kept, "a window slides over it").factors)
+
+
+@operator("grid_sampler", "grid_sampler_2d", "grid_sampler_3d")
+def grid_sample(call: Call) -> Labels:
+    """Sample space at computed places: channels pass, what makes the places stays."""
+    confine(call.evidence, call.labels("grid"), (), "it says where to sample")
+    rest = confine(call.evidence, call.first, (0, 1), "it is sampled by a grid")
+    return Labels(call.shape, rest.factors)
+
+
+@operator("max_unpool2d", "max_unpool3d")
+def unpool(call: Call) -> Labels:
+    """Put values back to where a pooling found them."""
+    space = int(next(c for c in call.name if c.isdigit()))
+    x, places = call.first, call.labels("indices")
+    kept = range(len(x.shape) - space)
+    x, places = (confine(call.evidence, labels, kept, f"{call.name} works along it") for labels in (x, places))
+    joined = elementwise(call.evidence, [x, Labels(x.shape, places.factors)], x.shape)
+    return Labels(call.shape, joined.factors)
