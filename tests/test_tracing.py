@@ -65,8 +65,8 @@ CONTRACTIONS = {
         lambda: {"a": nn.Linear(8, 6), "c": nn.Linear(8, 7), "d": nn.Linear(42, 9), "b": nn.Linear(9, 4)},
         outer_product,
         rows,
-        {"d": 9},
-        {"a": "merges two independent", "c": "merges two independent"},
+        {"c": 7, "d": 9},
+        {"a": "cut along another axis"},
     ),
     "channels with channels": convs(lambda m, x: channel_attention(x), {"a": 12}),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -29,6 +30,12 @@ class Freeze:
     cause: Cause
 
 
+def is_copy(factor: Factor, position: int) -> bool:
+    """Tell whether an operator repeated everything along an axis of a factor."""
+    axis = factor.axes[position]
+    return axis is not None and axis.number in axis.block.copies
+
+
 @dataclass
 class Evidence:
     """Collects what operators say; `units.py` draws the conclusions.
@@ -37,6 +44,7 @@ class Evidence:
         atoms: Number of atoms so far.
         unions: Arrays [2, n] of atoms that are one channel.
         ties: Axes of blocks for which the same choice (cut along it or not) should be made.
+        hints: Axes of blocks for which the same choice is better than different ones.
         statistics: Atoms, or a block axis, over which a mean, variance, norm or sum is taken.
         module: Path of the module whose forward is being walked.
         node: Name of the graph's node being walked.
@@ -45,6 +53,7 @@ class Evidence:
     atoms: int = 0
     unions: list[IntArray] = field(default_factory=list)
     ties: list[tuple[BlockAxis, BlockAxis]] = field(default_factory=list)
+    hints: list[tuple[BlockAxis, BlockAxis]] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     statistics: list[tuple[IntArray, BlockAxis | None]] = field(default_factory=list)
@@ -93,11 +102,31 @@ class Evidence:
         """Keep the length of a block's axis."""
         axis.block.fixed.setdefault(axis.number, self.cause(reason))
 
-    def block(self, atoms: IntArray, kind: BlockKind, *, preferred: int = 0) -> Block:
+    def block(
+        self, atoms: IntArray, kind: BlockKind, *, preferred: int = 0, copies: frozenset[int] = frozenset()
+    ) -> Block:
         """Record that an arrangement of atoms must stay rectangular."""
-        block = Block(atoms, kind, preferred)
+        block = Block(atoms, kind, preferred, copies=copies)
         self.blocks.append(block)
         return block
+
+    def repeated(self, size: int, dim: int) -> Factor:
+        """Return channels of their own for a dimension along which everything is repeated.
+
+        How often may then follow what it meets, such as the query heads that share one key head.
+        """
+        return Factor.of_block(self.block(self.fresh(size), "view", copies=frozenset({0})), (dim,))
+
+    def product(self, factors: Sequence[Factor]) -> Factor:
+        """Return one factor over the dimensions of several independent ones, each entry a channel of its own."""
+        places = sorted((d, f, factor.position(d)) for f, factor in enumerate(factors) for d in factor.visible)
+        sizes = [factors[f].atoms.shape[i] for _, f, i in places]
+        copies = {n for n, (_, f, i) in enumerate(places) if is_copy(factors[f], i)}
+        block = self.block(self.fresh(*sizes), "view", copies=frozenset(copies))
+        product = Factor.of_block(block, (dim for dim, _, _ in places))
+        for number, (_, f, i) in enumerate(places):
+            self.link(factors[f], i, product, number)
+        return product
 
     def tie(self, left: BlockAxis | None, right: BlockAxis | None) -> None:
         """Record that two axes are the same one, where both are axes of blocks."""

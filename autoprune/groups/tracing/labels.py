@@ -49,6 +49,7 @@ class Block:
         preferred: The axis to cut along when more than one may be.
         fixed: Axes whose length must stay, with the cause.
         contracted: Axes that some operator summed over while it kept another one (the head_dim of attention).
+        copies: Axes along which an operator repeated what lies on the others; they are cut last.
     """
 
     atoms: IntArray
@@ -56,6 +57,7 @@ class Block:
     preferred: int = 0
     fixed: dict[int, Cause] = field(default_factory=dict)
     contracted: set[int] = field(default_factory=set)
+    copies: frozenset[int] = frozenset()
 
     def axis(self, number: int) -> BlockAxis:
         """Return a handle of one axis."""

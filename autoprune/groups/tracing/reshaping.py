@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoprune.groups.tracing.contraction import Operand, join
-from autoprune.groups.tracing.evidence import Evidence
+from autoprune.groups.tracing.evidence import Evidence, is_copy
 from autoprune.groups.tracing.labels import BlockAxis, Factor, Labels, pick, rows
 from autoprune.groups.types import IntArray
 
@@ -49,17 +49,23 @@ def view(evidence: Evidence, labels: Labels, shape: Shape) -> Labels:
         evidence.freeze(labels, "a view of an empty tensor")
         return Labels(shape)
     parts = segments(labels.shape, shape)
-    touched = {factor: [p for p in parts if set(p.source) & set(factor.visible)] for factor in labels.factors}
     factors = []
-    for factor, mine in touched.items():
-        others = [p for f, segs in touched.items() if f is not factor for p in segs]
-        if any(p in others for p in mine):
-            evidence.freeze(Labels(labels.shape, (factor,)), "a view merges two independent channel dimensions")
-            continue
+    for factor in _with_products(evidence, labels, parts):
+        mine = [p for p in parts if set(p.source) & set(factor.visible)]
         seen = _view_factor(evidence, factor, mine, labels.shape, shape)
         if seen is not None:
             factors.append(seen)
     return Labels(shape, tuple(factors))
+
+
+def _with_products(evidence: Evidence, labels: Labels, parts: Sequence[Segment]) -> list[Factor]:
+    """Return the factors, those that a view merges as one."""
+    factors = list(labels.factors)
+    for part in parts:
+        met = [f for f in factors if set(f.visible) & set(part.source)]
+        if len(met) > 1:
+            factors = [f for f in factors if f not in met] + [evidence.product(met)]
+    return factors
 
 
 def _view_factor(
@@ -95,6 +101,7 @@ def _view_factor(
     block = evidence.block(atoms, "view")
     for axis, origin in enumerate(_origins(factor, parts, visible) + origins):
         evidence.tie(block.axis(axis), origin)
+    _hint_at_merged(evidence, factor, parts, Factor.of_block(block, dims))
     return Factor.of_block(block, dims)
 
 
@@ -119,6 +126,17 @@ def _origins(factor: Factor, parts: list[Segment], visible: list[int]) -> list[B
         if len(before) == 1 and len(after) == 1:
             origin[after[0]] = factor.axes[factor.position(before[0])]
     return [origin.get(d) for d in visible]
+
+
+def _hint_at_merged(evidence: Evidence, factor: Factor, parts: list[Segment], seen: Factor) -> None:
+    """Prefer to cut a dimension that repeats another one where one of the two that it merges is cut."""
+    for part in parts:
+        before = [factor.position(d) for d in part.source if d in factor.dims]
+        after = [seen.position(d) for d in part.target if d in seen.dims]
+        if len(before) > 1 and len(after) == 1 and any(is_copy(factor, i) for i in before):
+            merged = seen.axes[after[0]]
+            axes = (factor.axes[i] for i in before)
+            evidence.hints.extend((merged, axis) for axis in axes if merged is not None and axis is not None)
 
 
 def take(evidence: Evidence, labels: Labels, dim: int, index: IntArray, shape: Shape, reason: str) -> Labels:
@@ -254,4 +272,6 @@ def _repeated(evidence: Evidence, labels: Labels, dim: int, times: int, place: i
     """Insert a dimension of size `times` at `place`, next to `dim`, and merge the two."""
     shape = labels.shape
     spread = labels.moved((*shape[:place], times, *shape[place:]), {d: d + (d >= place) for d in range(len(shape))})
+    if times > 1 and dim > 0:
+        spread = Labels(spread.shape, (*spread.factors, evidence.repeated(times, place)))
     return view(evidence, spread, (*shape[:dim], shape[dim] * times, *shape[dim + 1 :]))

@@ -93,9 +93,14 @@ def expand_as(call: Call) -> Labels:
 
 @operator("expand", "broadcast_to")
 def expand(call: Call) -> Labels:
-    """Repeat dimensions of size 1, which carry no channels."""
-    lead = len(call.shape) - len(call.first.shape)
-    return call.first.moved(call.shape, {d: d + lead for d in range(len(call.first.shape))})
+    """Repeat dimensions of size 1; how often may follow what they meet, except along the first, the batch."""
+    x = call.first
+    lead = len(call.shape) - len(x.shape)
+    own = x.moved(call.shape, {d: d + lead for d in range(len(x.shape))})
+    grown = [d for d in range(1, len(call.shape)) if call.shape[d] > 1 and (d < lead or x.shape[d - lead] == 1)]
+    if not x.factors:
+        return own
+    return Labels(call.shape, (*own.factors, *(call.evidence.repeated(call.shape[d], d) for d in grown)))
 
 
 @operator("repeat", "tile")
