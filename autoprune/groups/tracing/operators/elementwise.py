@@ -7,12 +7,12 @@ from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
 
 UNARY = (
-    "_conj _to_copy abs alias atan bernoulli bitwise_not bool ceil celu clone contiguous cos detach detach_ dropout elu erf "
+    "_to_copy abs alias atan bernoulli bitwise_not bool ceil celu clone contiguous cos detach detach_ dropout elu erf "
     "exp expm1 feature_dropout float floor gelu hardshrink hardsigmoid hardswish hardtanh leaky_relu lift_fresh "
     "lift_fresh_copy log log1p log2 log_sigmoid logical_not mish nan_to_num neg ones_like positive reciprocal relu "
     "relu6 round rsqrt selu sgn sigmoid sign silu sin softplus softshrink softsign sqrt square tanh threshold to trunc "
     "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout feature_alpha_dropout "
-    "rrelu acos acosh asin asinh atanh conj cosh digamma empty_like erfc erfinv exp2 frac isneginf isposinf lgamma "
+    "rrelu _conj acos acosh asin asinh atanh conj cosh digamma empty_like erfc erfinv exp2 frac isneginf isposinf lgamma "
     "logit real resolve_conj resolve_neg sinc sinh special_expit special_erf special_log1p"
 )
 BINARY = (
