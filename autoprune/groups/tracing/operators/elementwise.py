@@ -12,8 +12,8 @@ UNARY = (
     "lift_fresh_copy log log1p log2 log_sigmoid logical_not mish nan_to_num neg ones_like positive reciprocal relu "
     "relu6 round rsqrt selu sgn sigmoid sign silu sin softplus softshrink softsign sqrt square tanh threshold to trunc "
     "type_as zeros_like isnan isinf isfinite tan full_like rand_like randn_like alpha_dropout feature_alpha_dropout "
-    "rrelu _conj acos acosh asin asinh atanh conj cosh digamma empty_like erfc erfinv exp2 frac isneginf isposinf lgamma "
-    "logit real resolve_conj resolve_neg sinc sinh special_expit special_erf special_log1p"
+    "rrelu _conj acos acosh asin asinh atanh cosh digamma empty_like erfc erfinv exp2 frac isneginf isposinf lgamma "
+    "conj logit real resolve_conj resolve_neg sinc sinh special_expit special_erf special_log1p"
 )
 BINARY = (
     "__and__ __or__ add addcmul atan2 bitwise_and bitwise_or bitwise_xor clamp clamp_max clamp_min copy "
