@@ -9,6 +9,7 @@ from typing import Any, NoReturn, get_args
 from torch import Tensor, nn
 
 from autoprune.errors import ArtifactError
+from autoprune.groups.cloning import size_attributes
 from autoprune.groups.edits import check_edits
 from autoprune.groups.types import ArchitecturePlan, Edit, EditKind, MaskKind
 
@@ -117,8 +118,8 @@ def _check_attributes(modules: Mapping[str, nn.Module], architecture: Architectu
     for path, values in architecture.attributes.items():
         module = modules.get(path)
         for attribute, value in values.items():
-            old = None if module is None else vars(module).get(attribute)
-            if type(old) is not int or not 1 <= value <= old:
+            old = None if module is None else size_attributes(module).get(attribute)
+            if old is None or not 1 <= value <= old:
                 raise ArtifactError(
                     f"The plan sets {attribute!r} of module {path!r} to {value}; the model has {old!r} there.",
                     hint="Pass the model definition that was pruned, with the same sizes.",

@@ -105,6 +105,29 @@ class _Clone:
         return clone
 
 
+def size_attributes(module: nn.Module) -> dict[str, int]:
+    """Return the integers that a module keeps by name, those in a list or tuple as `name[index]`."""
+    found = {}
+    for name, value in vars(module).items():
+        if type(value) is int:
+            found[name] = value
+        elif type(value) in (list, tuple):
+            found |= {f"{name}[{i}]": item for i, item in enumerate(value) if type(item) is int}
+    return found
+
+
+def set_size(module: nn.Module, name: str, value: int) -> None:
+    """Set one of a module's `size_attributes`."""
+    attribute, bracket, index = name.partition("[")
+    if not bracket:
+        setattr(module, name, value)
+        return
+    old = getattr(module, attribute)
+    items = list(old)
+    items[int(index.rstrip("]"))] = value
+    setattr(module, attribute, type(old)(items))
+
+
 def follow_sizes(module: nn.Module) -> None:
     """Set a standard layer's size attributes to the shapes of its tensors; a convolution's `groups` must be right."""
     own = {**module.__dict__["_buffers"], **module.__dict__["_parameters"]}

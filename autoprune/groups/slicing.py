@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, GroupError
 from autoprune.groups.architecture import architecture_from_json, architecture_to_json, check_architecture
-from autoprune.groups.cloning import clone_model, follow_sizes, named_tensors
+from autoprune.groups.cloning import clone_model, follow_sizes, named_tensors, set_size
 from autoprune.groups.edits import apply_edits
 from autoprune.groups.types import ArchitecturePlan, GroupedWeight, IntArray, SlicingPlan
 
@@ -228,7 +228,7 @@ def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: 
     for path, values in cut.attributes.items():
         module = clone.get_submodule(path)
         for attribute, value in values.items():
-            setattr(module, attribute, value)
+            set_size(module, attribute, value)
     for path in holders:
         follow_sizes(clone.get_submodule(path))
     return clone

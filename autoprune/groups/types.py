@@ -55,7 +55,7 @@ class AttributeRule:
 
     Args:
         module: Dotted module name.
-        attribute: Attribute name, such as `num_heads`.
+        attribute: Attribute name, such as `num_heads`; `sizes[1]` for an item of a list or tuple.
         units: [size, k] unit numbers; an index is alive while any of its k units is. `NO_UNIT` is always alive.
     """
 

@@ -18,14 +18,17 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import AutopruneError
 from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
+from autoprune.groups.cloning import size_attributes
 from autoprune.groups.slicing import slice_model
 from autoprune.groups.tracing import EXPORT_FAILED, Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
+from autoprune.groups.tracing.operators import operator_name
 from autoprune.groups.tracing.tracer import module_path, tensor_shapes
-from autoprune.groups.types import IntArray, ModelGroups, PruningGroup
+from autoprune.groups.types import NO_UNIT, IntArray, ModelGroups, PruningGroup
 from autoprune.tasks.protocol import Inputs
 
 VANISHING = ("contiguous", "clone", "alias", "detach")
+RANGES = ("slice", "narrow")
 SIZE_ATTRIBUTES = frozenset(
     {"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "embedding_dim"}
     | {"num_embeddings", "num_parameters", "groups"}
@@ -191,11 +194,19 @@ class _Verifier:
         return [tuple(sites.values()) for sites in found.values()]
 
     def _sample(self, assembly: Assembly, groups: Sequence[PruningGroup]) -> BoolArray:
-        """Draw living units: somewhat less than half of each group's go, not the same share everywhere."""
+        """Draw living units: somewhat less than half of each group's go, not the same share everywhere.
+
+        Every piece of a dimension that is cut into pieces loses some, which shows a bound that does not follow.
+        """
         alive = np.ones(assembly.groups.plan.unit_count, dtype=np.bool_)
         for group in groups:
             removed = max(1, int(self.rng.uniform(*REMOVED) * group.width))
             alive[group.start + self.rng.permutation(group.width)[:removed]] = False
+        for region in self.trace.evidence.regions:
+            units = assembly.unit_of[region.ravel()]
+            mine = units[[u != NO_UNIT and any(g.start <= u < g.start + g.width for g in groups) for u in units]]
+            if len(mine) and alive[mine].all():
+                alive[self.rng.choice(mine)] = False
         for dimension in assembly.groups.plan.dimensions:
             if not np.append(alive, True)[dimension.units].any():
                 alive[dimension.units[0]] = True
@@ -238,7 +249,31 @@ def mismatch(trace: Trace, program: ExportedProgram, alive: BoolArray) -> str | 
         predicted = tuple(r.pruned_shape(alive) for r in ([result] if isinstance(result, Labels) else result))
         if predicted != shapes:
             return f"{old.name} has shape {_show(shapes)}, not {_show(predicted)}"
+        if _start(new) != _predicted_start(trace, old, alive):
+            return f"{old.name} starts at another channel"
     return None
+
+
+def _start(node: Node) -> int:
+    """Return the first index that a slice takes, counted from the front; 0 for other operators."""
+    if operator_name(node) not in RANGES or len(node.args) < 3:
+        return 0
+    source, dim, start = node.args[:3]
+    if not isinstance(source, Node) or not isinstance(dim, int) or not isinstance(start, int):
+        return 0
+    size = int(source.meta["val"].shape[dim])
+    return min(start, size) if start >= 0 else max(start + size, 0)
+
+
+def _predicted_start(trace: Trace, node: Node, alive: BoolArray) -> int:
+    """Return the first index that a slice should take where its source has the living channels."""
+    start = _start(node)
+    labels = trace.labels[node.all_input_nodes[0]] if start else None
+    if not isinstance(labels, Labels) or not isinstance(node.args[1], int):
+        return start
+    dim = node.args[1] % len(labels.shape)
+    factor = labels.at(dim)
+    return start if factor is None else int(alive[factor.along(factor.position(dim))[:start]].any(axis=1).sum())
 
 
 def _operators(program: ExportedProgram) -> list[Node]:
@@ -277,5 +312,5 @@ def _changes(trace: Trace, alive: BoolArray) -> Iterator[tuple[str, int, int, In
 
 
 def _integer_attributes(trace: Trace, path: str) -> dict[str, int]:
-    values = vars(trace.model.get_submodule(path))
-    return {k: v for k, v in values.items() if type(v) is int and k not in SIZE_ATTRIBUTES}
+    values = size_attributes(trace.model.get_submodule(path))
+    return {name: value for name, value in values.items() if name not in SIZE_ATTRIBUTES}

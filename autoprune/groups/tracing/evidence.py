@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -46,6 +47,7 @@ class Evidence:
         ties: Axes of blocks for which the same choice (cut along it or not) should be made.
         hints: Axes of blocks for which the same choice is better than different ones.
         statistics: Atoms, or a block axis, over which a mean, variance, norm or sum is taken.
+        regions: Atoms between two neighbouring bounds at which a literal or an attribute cuts a dimension.
         module: Path of the module whose forward is being walked.
         node: Name of the graph's node being walked.
     """
@@ -57,6 +59,7 @@ class Evidence:
     links: list[Link] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     statistics: list[tuple[IntArray, BlockAxis | None]] = field(default_factory=list)
+    regions: list[IntArray] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     module: str = ""
     node: str = ""
@@ -138,6 +141,13 @@ class Evidence:
         cause = self.cause("it meets an arrangement that is cut along another axis")
         self.links.append(Link(left, left_position, right, right_position, cause))
         self.tie(left.axes[left_position], right.axes[right_position])
+
+    def bounds(self, atoms: IntArray, bounds: Sequence[int]) -> None:
+        """Record where the channels of a dimension are cut into pieces, of which none may be empty."""
+        for start, end in pairwise((0, *bounds, len(atoms))):
+            if start < end:
+                self.regions.append(atoms[start:end])
+                self.freeze_atoms(atoms[start : start + 1], "literal slice")
 
     def statistic(self, factor: Factor, dims: tuple[int, ...]) -> None:
         """Record that values are pooled over some dimensions, so a zeroed channel is not an absent one."""

@@ -149,6 +149,21 @@ def take(evidence: Evidence, labels: Labels, dim: int, index: IntArray, shape: S
     return Labels(shape, tuple(taken if f is factor else f for f in labels.factors))
 
 
+def take_range(evidence: Evidence, labels: Labels, dim: int, start: int, shape: Shape) -> Labels:
+    """Return the labels of neighbouring indices of one dimension.
+
+    Plain channels stay prunable: whether the bounds follow them, as attributes do and literals do not, is found out
+    where the groups are verified.
+    """
+    factor, end = labels.at(dim), start + shape[dim]
+    if factor is None or factor.atoms.ndim > 1:
+        return take(evidence, labels, dim, np.arange(start, end), shape, "literal slice")
+    evidence.bounds(factor.atoms, (start, end))
+    others = tuple(f for f in labels.factors if f is not factor)
+    piece = (Factor.single(factor.atoms[start:end], dim),) if end - start > 1 else ()
+    return Labels(shape, (*others, *piece))
+
+
 def select(evidence: Evidence, labels: Labels, dim: int, index: int, shape: Shape) -> Labels:
     """Return the labels of one literal index of a dimension, which disappears."""
     place: dict[int, int | None] = {d: d - (d > dim) for d in range(len(labels.shape)) if d != dim}
@@ -166,15 +181,14 @@ def select(evidence: Evidence, labels: Labels, dim: int, index: int, shape: Shap
 
 
 def split(evidence: Evidence, labels: Labels, dim: int, shapes: Sequence[Shape]) -> list[Labels]:
-    """Return the labels of consecutive pieces; equal pieces stay equal, unequal ones are literal slices."""
+    """Return the labels of consecutive pieces; equal pieces stay equal."""
     sizes = [shape[dim] for shape in shapes]
     factor = labels.at(dim)
     if factor is None:
         return [Labels(shape, labels.factors) for shape in shapes]
     if factor.partial or len(set(sizes)) > 1:
-        ends = np.cumsum(sizes)
-        ranges = [np.arange(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        return [take(evidence, labels, dim, r, shape, "literal slice") for r, shape in zip(ranges, shapes, strict=True)]
+        starts = np.cumsum([0, *sizes]).tolist()
+        return [take_range(evidence, labels, dim, start, shape) for start, shape in zip(starts, shapes, strict=False)]
     axis = factor.position(dim)
     old = factor.atoms.shape
     atoms = factor.atoms.reshape(*old[:axis], len(sizes), sizes[0], *old[axis + 1 :])

@@ -8,7 +8,7 @@ from torch.fx import Node
 from autoprune.groups.tracing.contraction import Operand, confine, join
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, normalised_dims, operator
-from autoprune.groups.tracing.reshaping import select, take
+from autoprune.groups.tracing.reshaping import select, take, take_range
 
 
 @operator("select")
@@ -35,6 +35,8 @@ def literal_slice(call: Call) -> Labels:
     index = np.arange(x.shape[dim])[slice(call["start"], call["end"], call["step"])]
     if len(index) == x.shape[dim]:
         return x
+    if call["step"] in (None, 1) and len(index):
+        return take_range(call.evidence, x, dim, int(index[0]), call.shape)
     return take(call.evidence, x, dim, index, call.shape, "literal slice")
 
 
@@ -45,8 +47,7 @@ def narrow(call: Call) -> Labels:
     dim, start = call.dim("dim", len(x.shape)), call["start"]
     if not isinstance(start, int):
         raise UnsupportedOperatorError("narrow from a computed start")
-    index = np.arange(start, start + int(call["length"]))
-    return take(call.evidence, x, dim, index, call.shape, "literal slice")
+    return take_range(call.evidence, x, dim, start % x.shape[dim], call.shape)
 
 
 @operator("index")
