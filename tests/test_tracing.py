@@ -172,9 +172,9 @@ NORMS = {
     "unit length": linears(lambda m, x: F.normalize(x), {"a": 12}, inexact=("a",)),
     "layer norm without parameters": linears(
         lambda m, x: m.c(m.n(x)),
-        {"c": 12},
+        {"a": 12, "c": 12},
         parts=lambda: {"n": nn.LayerNorm(12, elementwise_affine=False), "c": nn.Linear(12, 12)},
-        protected={"a": "does not follow it"},
+        inexact=("a",),
     ),
 }
 SHAPES = {
