@@ -135,7 +135,7 @@ class Siamese(nn.Module):
 
     def forward(self, left: Tensor, right: Tensor) -> Tensor:
         apart = (self.encode(left) - self.encode(right)).abs()
-        return self.out(F.relu(self.hidden(apart)))
+        return self.out(F.gelu(self.hidden(apart)))
 
     def encode(self, image: Tensor) -> Tensor:
         return self.encoder(image).mean((2, 3))
