@@ -115,7 +115,7 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         code = torch.tanh(self.squeeze(self.encoder(x).flatten(1)))
-        maps = F.relu(self.expand(code)).unflatten(1, (-1, 4, 4))
+        maps = torch.unflatten(F.relu(self.expand(code)), 1, (-1, 4, 4))
         return torch.sigmoid(self.decoder(maps))
 
 

@@ -25,7 +25,7 @@ class MultiHead(nn.Module):
 
     def split(self, x: Tensor) -> Tensor:
         """Return [batch, heads, positions, head_dim]."""
-        return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        return torch.unflatten(x, -1, (-1, self.head_dim)).transpose(1, 2)
 
 
 class PostNormBlock(nn.Module):
@@ -156,7 +156,7 @@ class MultiQueryAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        q = self.query(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        q = torch.unflatten(self.query(x), -1, (-1, self.head_dim)).transpose(1, 2)
         k, v = self.key(x)[:, None], self.value(x)[:, None]
         weights = (q @ k.transpose(-2, -1) * self.head_dim**-0.5).softmax(-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
