@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from autoprune.tasks import (
         BaseTask,
         ClassificationTask,
+        DetectionTask,
         Evaluated,
         Inputs,
         LanguageModelTask,
@@ -31,6 +32,7 @@ _HOMES = {
     "BaseTask": "tasks",
     "Callback": "search",
     "ClassificationTask": "tasks",
+    "DetectionTask": "tasks",
     "Evaluated": "tasks",
     "Inputs": "tasks",
     "LanguageModelTask": "tasks",
@@ -57,6 +59,7 @@ __all__ = [
     "BaseTask",
     "Callback",
     "ClassificationTask",
+    "DetectionTask",
     "Evaluated",
     "Inputs",
     "LanguageModelTask",

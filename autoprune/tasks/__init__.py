@@ -9,10 +9,12 @@ if TYPE_CHECKING:
     from autoprune.tasks.access import GuardedTask, TestAccess
     from autoprune.tasks.arrays import LabelledArrays
     from autoprune.tasks.base import BaseTask
+    from autoprune.tasks.boxes import overlaps, suppress
     from autoprune.tasks.cache import trained_once
     from autoprune.tasks.classification import ClassificationTask
     from autoprune.tasks.contract import check_task
     from autoprune.tasks.corruptions import image_corruptions
+    from autoprune.tasks.detection import Detections, DetectionTask
     from autoprune.tasks.idx import FASHION_CLASSES, FASHION_MNIST, load_idx, read_idx, read_idx_pair
     from autoprune.tasks.language import LanguageModelTask, Passages
     from autoprune.tasks.optional import class_names_of, evaluate_shift, samples_of, shifts_of, signal_of
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     )
     from autoprune.tasks.reference import TaskRef, load_task
     from autoprune.tasks.regression import RegressionTask
+    from autoprune.tasks.scenes import Scenes
     from autoprune.tasks.subsets import class_balance, stratified_subset
     from autoprune.tasks.tables import Table, read_table
     from autoprune.tasks.text import LabelledTokens, TextClassificationTask
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "BaseTask": "base",
     "ClassificationTask": "classification",
+    "DetectionTask": "detection",
+    "Detections": "detection",
     "Evaluated": "protocol",
     "FASHION_CLASSES": "idx",
     "FASHION_MNIST": "idx",
@@ -51,6 +56,7 @@ _HOMES = {
     "RegressionTask": "regression",
     "SPLITS": "protocol",
     "Sample": "protocol",
+    "Scenes": "scenes",
     "Split": "protocol",
     "Table": "tables",
     "Task": "protocol",
@@ -64,6 +70,7 @@ _HOMES = {
     "image_corruptions": "corruptions",
     "load_idx": "idx",
     "load_task": "reference",
+    "overlaps": "boxes",
     "read_idx": "idx",
     "read_idx_pair": "idx",
     "read_table": "tables",
@@ -71,6 +78,7 @@ _HOMES = {
     "shifts_of": "optional",
     "signal_of": "optional",
     "stratified_subset": "subsets",
+    "suppress": "boxes",
     "trained_once": "cache",
 }
 
@@ -80,6 +88,8 @@ __all__ = [
     "SPLITS",
     "BaseTask",
     "ClassificationTask",
+    "DetectionTask",
+    "Detections",
     "Evaluated",
     "GuardedTask",
     "Inputs",
@@ -92,6 +102,7 @@ __all__ = [
     "RecoverContext",
     "RegressionTask",
     "Sample",
+    "Scenes",
     "Split",
     "Table",
     "Task",
@@ -105,6 +116,7 @@ __all__ = [
     "image_corruptions",
     "load_idx",
     "load_task",
+    "overlaps",
     "read_idx",
     "read_idx_pair",
     "read_table",
@@ -112,6 +124,7 @@ __all__ = [
     "shifts_of",
     "signal_of",
     "stratified_subset",
+    "suppress",
     "trained_once",
 ]
 
