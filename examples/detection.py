@@ -3,9 +3,9 @@
     autoprune search examples/detection.yaml
 
 Every scene is a part of one of scikit-learn's two photographs, which Pillow reads, with garments of Fashion-MNIST
-pasted on it, tinted and at random sizes. The dense network: 417,954 parameters, test AP50 0.508 on 500 scenes (val 0.560
-on 250), trained on 1,500 scenes for 8 epochs in 31 s of CPU (one core of an AMD EPYC server), then cached. `python
-examples/detection.py` trains it and scores it by class.
+pasted on it, tinted and at random sizes. The dense network: 417,954 parameters, test AP50 0.508 on 500 scenes (val
+0.560 on 250), trained on 1,500 scenes for 8 epochs in 31 s of CPU (one core of an AMD EPYC server), then cached.
+`python examples/detection.py` trains it and scores it by class.
 """
 
 from __future__ import annotations
