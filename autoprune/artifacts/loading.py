@@ -8,15 +8,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from autoprune.artifacts.files import PLAN, WEIGHTS, read_plan, require_intact
+from autoprune.artifacts.files import PLAN, PROBES, WEIGHTS, read_plan, require_intact
+from autoprune.artifacts.probes import read_probes
 from autoprune.errors import ArtifactError
 from autoprune.groups import prepare_model, rebuild
+from autoprune.groups.pretrained import describe, is_pretrained
 from autoprune.groups.zeros import check_zeros
 from autoprune.tasks.copying import copied
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:
     """Return the pruned model that a directory holds, in eval mode.
+
+    The configuration of a Hugging Face model gets the pruned sizes where it can hold them, with a warning where not.
 
     Args:
         directory: A member of a front, as a search emitted it.
@@ -38,7 +42,11 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     _check_fits(pruned, weights)
     pruned.load_state_dict(weights, strict=True)
     check_zeros(pruned, plan.masks)
-    return pruned.eval()
+    pruned.eval()
+    if is_pretrained(pruned):
+        require_intact(folder, [PROBES])
+        describe(pruned, read_probes(folder / PROBES).inputs)
+    return pruned
 
 
 def _check_fits(model: nn.Module, weights: dict[str, Tensor]) -> None:

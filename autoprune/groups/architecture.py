@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from autoprune.errors import ArtifactError
 from autoprune.groups.cloning import size_attributes
 from autoprune.groups.edits import check_edits
-from autoprune.groups.types import ArchitecturePlan, Edit, EditKind, MaskKind
+from autoprune.groups.types import ArchitecturePlan, Argument, Edit, EditKind, MaskKind, Returns
 
 SCHEMA_VERSION = "1.0"
 _KEYS = frozenset({"schema_version", "kept", "grouped", "attributes", "shapes", "prepared"})
@@ -19,6 +19,7 @@ _OPTIONAL = frozenset({"edits", "masks"})
 _MAX_DIMS = 8
 _MAX_SIZE = 2**31
 _MAX_NAME = 1000
+_MAX_ARGUMENTS = 64
 
 GroupIndices = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -215,7 +216,9 @@ def _groups(value: object, shape: tuple[int, ...], where: str) -> list[GroupIndi
 def _edit_to_json(edit: Edit) -> dict[str, Any]:
     value = {"value": edit.value} if edit.value else {}
     other = {"other": edit.other} if edit.other else {}
-    return {"kind": edit.kind, "path": edit.path, **value, **other}
+    listed = list(edit.returns) if isinstance(edit.returns, tuple) else edit.returns
+    returns = {} if listed is None else {"returns": listed}
+    return {"kind": edit.kind, "path": edit.path, **value, **other, **returns}
 
 
 def _edits(data: Mapping[str, Any]) -> tuple[Edit, ...]:
@@ -226,19 +229,32 @@ def _edits(data: Mapping[str, Any]) -> tuple[Edit, ...]:
 
 
 def _edit(value: object, where: str) -> Edit:
-    """Read an edit: a rank belongs to `low_rank` alone, a second path to `fold_norm` alone."""
+    """Read an edit: a rank belongs to `low_rank` alone, a second path to `fold_norm`, arguments to `remove`."""
     entry = _mapping(value, where)
     kind = next((known for known in get_args(EditKind) if known == entry.get("kind")), None)
     if kind is None:
         _refuse(where, f"must have a kind of {', '.join(get_args(EditKind))}")
     own = {"low_rank": {"value"}, "fold_norm": {"other"}}.get(kind, set())
-    if set(entry) != {"kind", "path"} | own:
+    optional = {"returns"} if kind == "remove" else set()
+    if set(entry) - optional != {"kind", "path"} | own:
         _refuse(where, f"must have exactly the keys {', '.join(sorted({'kind', 'path'} | own))}")
     path, other = (_name(text, where) for text in (entry["path"], entry.get("other", "")))
     if not path or ("other" in own and not other):
         _refuse(where, "must name a module")
     rank = _integer(entry["value"], where, 1) if "value" in own else 0
-    return Edit(kind, path, rank, other)
+    return Edit(kind, path, rank, other, _returns(entry["returns"], where) if "returns" in entry else None)
+
+
+def _returns(value: object, where: str) -> Returns:
+    if not isinstance(value, list):
+        return _argument(value, where)
+    if not 1 <= len(value) <= _MAX_ARGUMENTS or value[0] is None:
+        _refuse(where, f"must return 1 to {_MAX_ARGUMENTS} arguments, the first of them not null")
+    return tuple(None if key is None else _argument(key, where) for key in value)
+
+
+def _argument(value: object, where: str) -> Argument:
+    return _name(value, where) if isinstance(value, str) else _integer(value, where, 0, _MAX_ARGUMENTS)
 
 
 def _masks(data: Mapping[str, Any]) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from autoprune.groups.bypass import argument, main_output, returns_of, stand_in
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.edits import replace_module
-from autoprune.groups.recording import FORWARD_ERRORS, Recording
+from autoprune.groups.recording import FORWARD_ERRORS, Call, Recording
 from autoprune.groups.slicing import Slicer
-from autoprune.groups.types import ModelGroups
+from autoprune.groups.types import Argument, Edit, ModelGroups, Returns
 from autoprune.tasks.protocol import Inputs
 
 _PROBES = 2
@@ -27,11 +30,43 @@ _SEED = 0
 Shape = tuple[int, ...]
 
 
-def removable_blocks(model: nn.Module, groups: ModelGroups, inputs: Inputs, seen: Recording) -> tuple[str, ...]:
-    """Return the paths of the blocks that an identity can stand for, in order of definition.
+@dataclass(frozen=True)
+class _Block:
+    """What may be a block, and how it was called.
 
-    A block is a module with layers inside that turns one tensor into another of the same shape, once a pass, and that
-    the model repeats. It is removable where its input reaches its output past all its weights (Veit et al., NeurIPS
+    Args:
+        call: Its only call; the tensors are those of the pass.
+        source: Which argument is the tensor that a shortcut would carry to the output.
+        returns: What can stand for its outputs.
+    """
+
+    call: Call
+    source: Argument
+    returns: Returns
+
+    @property
+    def input(self) -> Tensor:
+        """The tensor that goes in."""
+        found: Tensor = argument(self.source, self.call.args, self.call.kwargs)
+        return found
+
+    def run(self, module: nn.Module, source: Tensor) -> Tensor:
+        """Call a module as the block was called, with another tensor, and return its first output."""
+        args, kwargs = list(self.call.args), dict(self.call.kwargs)
+        if isinstance(self.source, int):
+            args[self.source] = source
+        else:
+            kwargs[self.source] = source
+        output: Tensor = main_output(module(*args, **kwargs))
+        return output
+
+
+def removable_blocks(model: nn.Module, groups: ModelGroups, inputs: Inputs, seen: Recording) -> tuple[Edit, ...]:
+    """Return the edits that take a block away, in order of definition.
+
+    A block is a module with weights inside that turns a tensor into another of the same shape, once a pass, and that
+    the model repeats. It may take further arguments and return a tuple, as long as its arguments can stand for that
+    (`returns_of`). It is removable where its input reaches its output past all its weights (Veit et al., NeurIPS
     2016), and where both keep one width when the channels of all groups are cut at random, so that what follows still
     fits after any slicing. Of nested ones the outermost counts, unless it only chains those within it.
 
@@ -41,33 +76,31 @@ def removable_blocks(model: nn.Module, groups: ModelGroups, inputs: Inputs, seen
         inputs: Arguments of one forward pass.
         seen: A pass of the model.
     """
-    sources = {path: call.source for path in _candidates(model, seen) if (call := seen.only_call(path)) is not None}
-    found = {path: source.clone() for path, source in sources.items() if source is not None}
-    found = {path: source for path, source in found.items() if _has_shortcut(model.get_submodule(path), source)}
-    keep = _same_after_slicing(model, groups, inputs, tuple(found))
-    found = {path: source for path, source in found.items() if path in keep}
+    found = _candidates(model, seen)
+    found = {path: block for path, block in found.items() if _has_shortcut(model.get_submodule(path), block)}
+    keep = _same_after_slicing(model, groups, inputs, found)
+    found = {path: block for path, block in found.items() if path in keep}
     chosen = set(_outermost(model, found))
-    return tuple(path for path, _ in model.named_modules() if path in chosen)
+    return tuple(Edit("remove", p, returns=found[p].returns) for p, _ in model.named_modules() if p in chosen)
 
 
-def _candidates(model: nn.Module, seen: Recording) -> list[str]:
+def _candidates(model: nn.Module, seen: Recording) -> dict[str, _Block]:
     """Return the modules that could be blocks, by what was seen of them."""
-    names: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(id(module), []).append(path)
+    places = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     kinds = Counter((type(module), _pattern(path)) for path, module in model.named_modules())
-    out = []
+    out = {}
     for path, module in model.named_modules():
-        call = seen.only_call(path)
-        if not path or call is None or len(names[id(module)]) > 1 or not any(True for _ in module.children()):
+        if not path or len(seen.calls.get(path, ())) != 1 or places[id(module)] > 1:
             continue
-        assert call.source is not None
-        assert call.output is not None
-        same = call.source.shape == call.output.shape and call.source.dtype == call.output.dtype
-        layers = any(isinstance(part, _ConvNd | nn.Linear) for part in module.modules())
         repeated = kinds[type(module), _pattern(path)] > 1 and type(module) is not nn.Sequential
-        if same and layers and repeated and call.source.is_floating_point():
-            out.append(path)
+        inner = any(True for _ in module.children()) and any(p.dim() > 1 for p in module.parameters())
+        roads = returns_of(seen, path) if repeated and inner else None
+        if roads is None:
+            continue
+        block = _Block(seen.calls[path][0], *roads)
+        output = main_output(block.call.result)
+        if block.input.shape == output.shape and block.input.dtype == output.dtype and output.is_floating_point():
+            out[path] = block
     return out
 
 
@@ -75,28 +108,31 @@ def _pattern(path: str) -> str:
     return re.sub(r"\d+", "*", path)
 
 
-def _has_shortcut(block: nn.Module, source: Tensor) -> bool:
+def _has_shortcut(module: nn.Module, block: _Block) -> bool:
     """Tell whether a block's output still follows its input when all its layers' weights are zero."""
-    weights = [p for p in block.parameters() if p.dim() > 1]
-    layers = [m for m in block.modules() if isinstance(m, _ConvNd | nn.Linear) and m.bias is not None]
+    source = block.input
+    weights = [p for p in module.parameters() if p.dim() > 1]
+    layers = [m for m in module.modules() if isinstance(m, _ConvNd | nn.Linear) and m.bias is not None]
     zeros = {id(p): torch.zeros_like(p) for p in (*weights, *(m.bias for m in layers if m.bias is not None))}
-    emptied = clone_model(block, zeros)
+    emptied = clone_model(module, zeros)
     noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(_SEED)).to(source)
     try:
         with torch.no_grad():
-            left, right = emptied(source.clone()), emptied(source + noise)
+            left, right = block.run(emptied, source.clone()), block.run(emptied, source + noise)
     except FORWARD_ERRORS:
         return False
     return bool((left - right).abs().nan_to_num().max() > 0)
 
 
-def _same_after_slicing(model: nn.Module, groups: ModelGroups, inputs: Inputs, paths: Sequence[str]) -> set[str]:
+def _same_after_slicing(
+    model: nn.Module, groups: ModelGroups, inputs: Inputs, blocks: Mapping[str, _Block]
+) -> set[str]:
     """Return the blocks whose input and output keep one shape in randomly sliced models."""
-    keep = set(paths)
+    keep = set(blocks)
     slicer, rng = Slicer(model, groups.plan), np.random.default_rng(_SEED)
     for _ in range(_PROBES if keep and groups.groups else 0):
         sliced = slicer.slice(_random_alive(groups, rng))
-        shapes = _shapes(sliced, inputs, keep)
+        shapes = _shapes(sliced, inputs, {path: blocks[path].source for path in keep})
         keep &= {path for path, (before, after) in shapes.items() if before == after}
     return keep
 
@@ -123,15 +159,18 @@ def _amounts(width: int, rng: np.random.Generator) -> Iterator[int]:
         yield from (1 + rng.permutation(max(1, int(_REMOVED * width)))).tolist()
 
 
-def _shapes(model: nn.Module, inputs: Inputs, paths: set[str]) -> dict[str, tuple[Shape, Shape]]:
+def _shapes(model: nn.Module, inputs: Inputs, sources: Mapping[str, Argument]) -> dict[str, tuple[Shape, Shape]]:
     """Return the shapes of input and output of some modules in one pass; none where the model does not run."""
     found: dict[str, tuple[Shape, Shape]] = {}
 
-    def note(path: str, source: Tensor, output: Tensor) -> None:
-        found[path] = tuple(source.shape), tuple(output.shape)
+    def noting(path: str, source: Argument) -> Callable[..., None]:
+        def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+            found[path] = tuple(argument(source, args, kwargs).shape), tuple(main_output(output).shape)
 
-    for path in paths:
-        model.get_submodule(path).register_forward_hook(lambda _, args, out, p=path: note(p, args[0], out))
+        return note
+
+    for path, source in sources.items():
+        model.get_submodule(path).register_forward_hook(noting(path, source), with_kwargs=True)
     try:
         with torch.no_grad():
             model.eval()(*inputs.args, **inputs.kwargs)
@@ -140,30 +179,30 @@ def _shapes(model: nn.Module, inputs: Inputs, paths: set[str]) -> dict[str, tupl
     return found
 
 
-def _outermost(model: nn.Module, found: Mapping[str, Tensor]) -> list[str]:
+def _outermost(model: nn.Module, found: Mapping[str, _Block]) -> list[str]:
     """Return the blocks that lie in no other one; one that only chains blocks gives way to these."""
     chosen: list[str] = []
     for path in sorted(found, key=lambda p: -p.count(".")):
-        inner = [other for other in chosen if other.startswith(f"{path}.")]
-        if not inner or not _is_identity(model.get_submodule(path), found[path], path, inner):
+        inner = {other: found[other] for other in chosen if other.startswith(f"{path}.")}
+        if not inner or not _is_identity(model, path, found[path], inner):
             chosen = [other for other in chosen if other not in inner] + [path]
     return chosen
 
 
-def _is_identity(block: nn.Module, source: Tensor, path: str, inner: Sequence[str]) -> bool:
+def _is_identity(model: nn.Module, path: str, block: _Block, inner: Mapping[str, _Block]) -> bool:
     """Tell whether a block without its inner ones changes nothing."""
-    with _without(block, [other.removeprefix(f"{path}.") for other in inner]), torch.no_grad():
-        return bool(torch.equal(block(source.clone()), source))
+    with _without(model, inner), torch.no_grad():
+        return bool(torch.equal(block.run(model.get_submodule(path), block.input.clone()), block.input))
 
 
 @contextmanager
-def _without(model: nn.Module, paths: Sequence[str]) -> Iterator[None]:
-    taken = [(path, model.get_submodule(path)) for path in paths]
-    stands = [nn.Identity() for _ in taken]
-    for (_, module), stand in zip(taken, stands, strict=True):
+def _without(model: nn.Module, blocks: Mapping[str, _Block]) -> Iterator[None]:
+    taken = [(model.get_submodule(path), block.returns) for path, block in blocks.items()]
+    stands = [stand_in(module, returns) for module, returns in taken]
+    for (module, _), stand in zip(taken, stands, strict=True):
         replace_module(model, module, stand)
     try:
         yield
     finally:
-        for (_, module), stand in zip(taken, stands, strict=True):
+        for (module, _), stand in zip(taken, stands, strict=True):
             replace_module(model, stand, module)

@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from autoprune.errors import ArtifactError, GroupError
+from autoprune.groups.bypass import misfit, stand_in
 from autoprune.groups.factors import can_factor, factors_of, full_rank
 from autoprune.groups.types import Edit, EditKind, Part, PartKind
 
@@ -61,7 +62,8 @@ def edit_of(part: Part, member: int) -> Edit:
     if part.kind not in _KIND_OF:
         raise GroupError(f"{part.name} is a {part.kind}; no edit of the module tree takes its entries away.")
     other = part.partners[member] if part.partners else ""
-    return Edit(_KIND_OF[part.kind], part.members[member], other=other)
+    returns = part.returns[member] if part.returns else None
+    return Edit(_KIND_OF[part.kind], part.members[member], other=other, returns=returns)
 
 
 def apply_edits(model: nn.Module, edits: Sequence[Edit]) -> None:
@@ -116,7 +118,7 @@ def _misfit(edit: Edit, module: nn.Module, other: nn.Module) -> str:
             return f"has {found} there, which cannot be factored"
         most = full_rank(tuple(module.get_parameter("weight").shape))
         return "" if 1 <= edit.value <= most else f"has a weight of rank {most} there, not {edit.value}"
-    return ""
+    return misfit(module, edit.returns)
 
 
 def can_average(module: nn.Module) -> bool:
@@ -152,7 +154,8 @@ def effective(edits: Sequence[Edit]) -> tuple[Edit, ...]:
 
 
 def _remove(model: nn.Module, edit: Edit) -> None:
-    replace_module(model, model.get_submodule(edit.path), nn.Identity())
+    block = model.get_submodule(edit.path)
+    replace_module(model, block, stand_in(block, edit.returns))
 
 
 def _no_bias(model: nn.Module, edit: Edit) -> None:

@@ -70,7 +70,7 @@ def find_parts(
         found = _Found(working, inputs, record(working, inputs))
     except FORWARD_ERRORS:
         return _tensors(working, frozenset(), patterns)
-    blocks = [Edit("remove", path) for path in removable_blocks(working, groups, inputs, found.seen)]
+    blocks = removable_blocks(working, groups, inputs, found.seen)
     layers = weighted_layers(working)
     inside = {edit.path: [layer for layer in layers if layer.startswith(f"{edit.path}.")] for edit in blocks}
     proven = _proven(found, _lone_edits(working, found.seen))
@@ -92,7 +92,9 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
 
 def _part(kind: PartKind, edits: Sequence[Edit]) -> Part:
     partners = tuple(edit.other for edit in edits if edit.other)
-    return Part(f"@{kind}", kind, tuple(edit.path for edit in edits), len(edits), (), partners, factored=False)
+    returns = tuple(e.returns for e in edits) if any(e.returns is not None for e in edits) else ()
+    members = tuple(edit.path for edit in edits)
+    return Part(f"@{kind}", kind, members, len(edits), (), partners, factored=False, returns=returns)
 
 
 def _folds(model: nn.Module, seen: Recording) -> list[Edit]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -40,6 +41,9 @@ class Call(NamedTuple):
 
     source: Tensor | None
     output: Tensor | None
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = MappingProxyType({})
+    result: Any = None
 
 
 @dataclass
@@ -69,6 +73,12 @@ class Recording:
     def uses(self, tensor: Tensor) -> Sequence[Use]:
         """Return the operators that took a module's output, or a view of it."""
         return self._uses.get(id(tensor), ())
+
+    def is_read(self, tensor: Tensor, *, outside: str) -> bool:
+        """Tell whether a module's output, or what it is a view of, is returned or used outside a module's path."""
+        root = self._root[id(tensor)]
+        inside = all(f"{use.module}.".startswith(f"{outside}.") for use in self._uses.get(root, ()))
+        return not inside or not {id(tensor), root}.isdisjoint(self.outputs)
 
     def watch(self, tensor: Tensor) -> None:
         """Note from now on what takes a tensor; it is kept, so that its id stays its own."""
@@ -118,9 +128,10 @@ def _after(recording: Recording, path: str, stack: list[str]) -> Callable[..., N
         stack.pop()
         single = len(args) == 1 and not kwargs and isinstance(args[0], Tensor)
         made = output if isinstance(output, Tensor) else None
-        if made is not None:
-            recording.watch(made)
-        recording.calls.setdefault(path, []).append(Call(args[0] if single else None, made))
+        for tensor in tensors_of(output):
+            recording.watch(tensor)
+        call = Call(args[0] if single else None, made, args, kwargs, output)
+        recording.calls.setdefault(path, []).append(call)
 
     return note
 

@@ -15,6 +15,10 @@ PartKind = Literal["tensor", "depth", "activation", "norm", "pooling", "bias"]
 EditKind = Literal["remove", "fold_norm", "no_bias", "average_pool", "low_rank"]
 MaskKind = Literal["weight", "n_m", "block"]
 NO_UNIT = -1
+Argument = int | str
+"""Position or name of an argument in a call."""
+Returns = Argument | tuple[Argument | None, ...] | None
+"""What a removed block's stand-in returns: an argument, or a tuple of some; None = its only one."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,7 @@ class Part:
         shape: A tensor's own shape, as its layer stores it.
         partners: The layer before each member, which takes it in; of norms alone.
         factored: Whether low-rank factors can take a tensor's place (granularity `rank`).
+        returns: What each member's stand-in returns; of blocks alone, and empty where all return their only argument.
     """
 
     name: str
@@ -132,6 +137,7 @@ class Part:
     shape: tuple[int, ...] = ()
     partners: tuple[str, ...] = ()
     factored: bool = True
+    returns: tuple[Returns, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,12 +151,14 @@ class Edit:
         path: Module path, or the parameter's for `no_bias`.
         value: Rank for `low_rank`, else 0.
         other: Path of the layer that a norm is folded into, else empty.
+        returns: Which arguments a removed block's stand-in returns; None = its only one.
     """
 
     kind: EditKind
     path: str
     value: int = 0
     other: str = ""
+    returns: Returns = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.edits import apply_edits
+from autoprune.groups.pretrained import describe, is_pretrained
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, Edit, ModelGroups
 from autoprune.policy import Amount, Policy, Strategy
@@ -313,6 +314,10 @@ def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | 
         CandidateError: Recovery diverged, or a criterion is not finite.
     """
     dense, prepared = prepare_model(copied(model).eval())
-    groups = find_groups(dense, task.example_inputs(), protect=task.protect)
+    example = task.example_inputs()
+    groups = find_groups(dense, example, protect=task.protect)
     budget = recovery or Recovery(steps=0, batch_size=64, calibration=256)
-    return Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)
+    pruned = Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)
+    if is_pretrained(pruned.model):
+        describe(pruned.model, example)
+    return pruned

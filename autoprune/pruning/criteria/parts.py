@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from autoprune.axes import EDITS, refusal
 from autoprune.errors import CandidateError, ConfigError
+from autoprune.groups.bypass import argument, main_argument, main_output
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.edits import apply_edits, edit_of
-from autoprune.groups.types import Part
+from autoprune.groups.types import Argument, Part
 from autoprune.pruning.criteria.base import CriterionContext, Drawn, Scores, calibration, eval_mode
 from autoprune.pruning.criteria.contribution import mean_loss
 
@@ -69,17 +70,24 @@ def _random(context: CriterionContext, part: Part) -> Scores:
 
 
 def _angle(context: CriterionContext, part: Part) -> Scores:
-    cosines = _cosines(context, part.members, list(calibration(context, "angle")))
+    sources = [main_argument(returns) for returns in part.returns or (None,) * part.width]
+    cosines = _cosines(context, dict(zip(part.members, sources, strict=True)), list(calibration(context, "angle")))
     return np.array([1.0 - cosines[path] for path in part.members])
 
 
-def _cosines(context: CriterionContext, paths: Sequence[str], batches: Sequence[Drawn]) -> dict[str, float]:
-    """Return block -> mean cosine of input and output over the places (pixels, tokens) where neither is zero."""
-    total, count = dict.fromkeys(paths, 0.0), dict.fromkeys(paths, 0)
+def _cosines(context: CriterionContext, sources: Mapping[str, Argument], batches: Sequence[Drawn]) -> dict[str, float]:
+    """Return block -> mean cosine of input and output over the places (pixels, tokens) where neither is zero.
+
+    Args:
+        context: The dense model.
+        sources: Block -> which of its arguments is the input.
+        batches: Calibration data.
+    """
+    total, count = dict.fromkeys(sources, 0.0), dict.fromkeys(sources, 0)
 
     def watching(path: str, dim: int) -> Callable[[nn.Module, Any, Any], None]:
-        def add(_: nn.Module, __: Any, output: Tensor) -> None:
-            before, after = saved.pop(path), output.double()
+        def add(_: nn.Module, __: Any, output: Any) -> None:
+            before, after = saved.pop(path), main_output(output).double()
             present = (before.norm(dim=dim) * after.norm(dim=dim)) != 0
             found = torch.cosine_similarity(before, after, dim=dim)[present]
             total[path] += float(found.sum())
@@ -87,18 +95,19 @@ def _cosines(context: CriterionContext, paths: Sequence[str], batches: Sequence[
 
         return add
 
-    def saving(path: str) -> Callable[[nn.Module, Any], None]:
-        return lambda _, args: saved.update({path: args[0].to(torch.float64, copy=True)})
+    def saving(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        source = sources[path]
+        return lambda _, args, kwargs: saved.update({path: argument(source, args, kwargs).to(torch.float64, copy=True)})
 
     saved: dict[str, Tensor] = {}
     with ExitStack() as hooks, eval_mode(context.model), torch.no_grad():
-        for path in paths:
+        for path in sources:
             block = context.model.get_submodule(path)
-            hooks.callback(block.register_forward_pre_hook(saving(path)).remove)
+            hooks.callback(block.register_forward_pre_hook(saving(path), with_kwargs=True).remove)
             hooks.callback(block.register_forward_hook(watching(path, _channel_dim(block))).remove)
         for drawn in batches:
             context.model(*drawn.inputs.args, **drawn.inputs.kwargs)
-    return {path: total[path] / count[path] if count[path] else 1.0 for path in paths}
+    return {path: total[path] / count[path] if count[path] else 1.0 for path in sources}
 
 
 def _channel_dim(block: nn.Module) -> int:
