@@ -146,6 +146,22 @@ def test_baselines_are_the_mean_of_train_and_the_value_known_last() -> None:
     assert set(linear_task().baselines("val")) == {"mean"}
 
 
+def test_skill_is_zero_for_persistence_itself_and_one_for_the_truth() -> None:
+    walk = np.cumsum(np.random.default_rng(1).normal(size=300))
+    frame = pd.DataFrame({"before": walk[:-1], "now": walk[1:]})
+    data = Table.from_frame(frame, "now", last="before", in_time=True)
+    task = RegressionTask(nn.Linear(1, 1), data)
+    assert [spec.name for spec in task.metrics] == ["rmse", "r2", "persistence_skill"]
+    assert [spec.name for spec in linear_task().metrics] == ["rmse", "r2"]
+    again = task.evaluate(lambda inputs: inputs.args[0], "test")
+    assert again.metrics["persistence_skill"] == pytest.approx(0.0, abs=1e-6)
+    truth = dict(zip(data.x[:, 0].tolist(), data.y, strict=True))
+    right = task.evaluate(lambda inputs: torch.tensor([truth[float(v)] for v in inputs.args[0][:, 0]]), "test")
+    assert right.metrics["persistence_skill"] == pytest.approx(1.0)
+    (interval,) = [v for k, v in intervals(task, again, seed=0).items() if k == "persistence_skill"]
+    assert interval.low <= interval.value <= interval.high
+
+
 def test_a_model_no_better_than_the_mean_is_warned_about_but_not_refused() -> None:
     data = table(noise=100.0)
     (warning,) = check_task(RegressionTask(Linear(data), data), full=True)

@@ -23,6 +23,9 @@ Floats = npt.NDArray[np.float64]
 class RegressionTask(InMemoryTask):
     """Prediction of one number a row, scored by root mean squared error and by R2, as scikit-learn defines them.
 
+    Where the table knows the value before the one to predict, `persistence_skill` stands beside them: 1 - MSE / MSE of
+    predicting that value, so 0 is no better than persistence and 1 is perfect. R2 is the same beside the mean.
+
     The model returns [n] or [n, 1] predictions in the targets' own unit. The loss is the mean squared error over the
     variance of train's targets: 1 is the error of their mean, whatever the unit, so that penalties weigh the same for
     every table, and learning rates mean the same for every model that normalises its inputs and outputs itself.
@@ -51,6 +54,8 @@ class RegressionTask(InMemoryTask):
     ) -> None:
         super().__init__(model, data, name=name, batch_size=batch_size, protect=protect)
         self.data = data
+        if data.last is not None:
+            self.metrics = (*self.metrics, MetricSpec("persistence_skill", "max", (-math.inf, 1.0)))
         self._variance = float(np.var(data.y[data.splits["train"]]))
 
     def loss(self, outputs: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -76,9 +81,10 @@ class RegressionTask(InMemoryTask):
     def aggregate(self, per_unit: Mapping[str, Floats]) -> dict[str, float]:
         """Return RMSE and R2; R2 of constant targets is 1 where they are met exactly, else 0, as in scikit-learn."""
         target, squared = per_unit["target"], float(np.mean(per_unit["squared_error"]))
-        spread = float(np.mean((target - target.mean()) ** 2))
-        r2 = 1.0 - squared / spread if spread > 0.0 else float(squared == 0.0)
-        return {"rmse": math.sqrt(squared), "r2": r2}
+        found = {"rmse": math.sqrt(squared), "r2": _skill(squared, float(np.mean((target - target.mean()) ** 2)))}
+        if "persistence_error" in per_unit:
+            found["persistence_skill"] = _skill(squared, float(np.mean(per_unit["persistence_error"])))
+        return found
 
     def baselines(self, split: Split) -> dict[str, Evaluated]:
         """Return what a model has to beat, scored on a split.
@@ -95,6 +101,8 @@ class RegressionTask(InMemoryTask):
     def _scored(self, rows: npt.NDArray[np.int64], predicted: Floats) -> Evaluated:
         target = self.data.y[rows]
         per_unit = {"squared_error": (predicted - target) ** 2, "target": target}
+        if self.data.last is not None:
+            per_unit["persistence_error"] = (self.data.last[rows] - target) ** 2
         return Evaluated(self.aggregate(per_unit), self.data.unit, tuple(str(row) for row in rows), per_unit)
 
     def _predicted(self, predict: Predict, rows: npt.NDArray[np.int64]) -> Floats:
@@ -104,6 +112,11 @@ class RegressionTask(InMemoryTask):
         if not np.isfinite(values).all():
             raise CandidateError("The model's outputs hold NaN or infinity.", reason="nonfinite", stage="quality")
         return values
+
+
+def _skill(error: float, reference: float) -> float:
+    """Return 1 - error / reference; of a reference without error, 1 for no error and 0 for any."""
+    return 1.0 - error / reference if reference > 0.0 else float(error == 0.0)
 
 
 def _predictions(outputs: Any, rows: int) -> Tensor:
