@@ -36,6 +36,7 @@ from tracing_nets import (
     shuffled,
     squeeze_excite,
     written_in_place,
+    zero_bias,
 )
 
 CONTRACTIONS = {
@@ -169,6 +170,19 @@ NORMS = {
     "group norm of single channels": convs(
         lambda m, x: m.n(x), {"a": 12}, parts=lambda: {"n": nn.GroupNorm(12, 12)}, inexact=("a",)
     ),
+    "instance norm without parameters": convs(lambda m, x: F.instance_norm(x), {"a": 12}),
+    "group norm without parameters": convs(
+        lambda m, x: m.n(x), {"a": 4}, parts=lambda: {"n": nn.GroupNorm(3, 12, affine=False)}, inexact=("a",)
+    ),
+    "group norm over all channels": convs(
+        lambda m, x: m.n(x), {"a": 12}, parts=lambda: {"n": nn.GroupNorm(1, 12)}, inexact=("a",)
+    ),
+    "rms norm by hand": linears(
+        lambda m, x: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * m.s,
+        {"a": 12},
+        parts=lambda: {"s": torch.randn(12)},
+        inexact=("a",),
+    ),
     "unit length": linears(lambda m, x: F.normalize(x), {"a": 12}, inexact=("a",)),
     "layer norm without parameters": linears(
         lambda m, x: m.c(m.n(x)),
@@ -191,6 +205,18 @@ SHAPES = {
         parts=lambda: {"c": nn.Linear(12, 7)},
     ),
     "cat": convs(lambda m, x: torch.cat([x, m.c(x)], 1), {"a": 12, "c": 7}, to=19, parts=lambda: {"c": conv(12, 7)}),
+    "cat of unequal parts, then chunk": convs(
+        lambda m, x: m.d(torch.cat([x, m.c(x)], 1).chunk(4, 1)[3]),
+        {"a": 5, "d": 7},
+        to=7,
+        parts=lambda: {"c": conv(12, 8), "d": conv(5, 7)},
+    ),
+    "cat with zeros": convs(
+        lambda m, x: torch.cat([x, torch.zeros(2, 3, 8, 8)], 1) + m.c(x),
+        {"a": 12},
+        to=15,
+        parts=lambda: {"c": conv(12, 15)},
+    ),
     "stack": linears(
         lambda m, x: torch.stack([x, m.c(x)], 1).amax(1), {"a": 12}, parts=lambda: {"c": nn.Linear(12, 12)}
     ),
@@ -285,6 +311,7 @@ ATTENTION = {
     "stacked projections": Case(
         lambda: {"a": nn.Linear(16, 96), "b": nn.Linear(32, 5)}, qkv_stacked, sequence, {"a": 4}
     ),
+    "bias of zeros for every head": attention(zero_bias),
     "chunked projections": Case(
         lambda: {"a": nn.Linear(16, 96), "b": nn.Linear(32, 5)}, qkv_chunked, sequence, {"a": 4}
     ),

@@ -60,6 +60,7 @@ def choose_axes(evidence: Evidence) -> AxisChoice:
     tied = components(count, [np.array(ties, dtype=np.int64).reshape(-1, 2).T])
     kept = {int(tied[first[b] + i]): cause for b in blocks for i, cause in b.fixed.items()}
     contracted = {int(tied[first[b] + i]) for b in blocks for i in b.contracted}
+    wanted = {int(tied[first[axis.block] + axis.number]) for axis in evidence.wanted}
     hints = [(tied[first[a.block] + a.number], tied[first[b.block] + b.number]) for a, b in evidence.hints]
     alike = components(count, [np.array(hints, dtype=np.int64).reshape(-1, 2).T])
 
@@ -69,7 +70,7 @@ def choose_axes(evidence: Evidence) -> AxisChoice:
     chosen: set[int] = set()
     axis_of: dict[Block, int | None] = {}
     for block in sorted(blocks, key=lambda b: _priority(b, names(b), set(kept), contracted)):
-        order = [i for i in _preference(block, names(block), contracted) if names(block)[i] not in kept]
+        order = [i for i in _preference(block, names(block), contracted, wanted) if names(block)[i] not in kept]
         order.sort(key=lambda i: (names(block)[i] not in chosen, alike[names(block)[i]] not in alike[list(chosen)]))
         axis_of[block] = order[0] if order else None
         chosen |= {names(block)[i] for i in order[:1]}
@@ -91,16 +92,16 @@ def _priority(block: Block, names: list[int], kept: set[int], contracted: set[in
     return -sum(n in kept for n in names), only_copies, block.kind == "view", not contracted & set(names)
 
 
-def _preference(block: Block, names: list[int], contracted: set[int]) -> list[int]:
+def _preference(block: Block, names: list[int], contracted: set[int], wanted: set[int]) -> list[int]:
     """Return the axes that can be cut, best first.
 
     A view used as heads x head_dim (one axis contracted, the other kept) is cut along the one kept; a view that is
-    only merged again is cut along its longest axis, which leaves small literal factors alone. An axis along which
-    everything is repeated comes behind one that holds what is repeated.
+    only merged again is cut along one that meets plain channels, else along its longest axis, which leaves small
+    literal factors alone. An axis along which everything is repeated comes behind one that holds what is repeated.
     """
     axes = [i for i, size in enumerate(block.atoms.shape) if size > 1]
     if block.kind != "view":
         return sorted(axes, key=lambda i: i != block.preferred)
     if contracted & set(names):
         return sorted(axes, key=lambda i: (names[i] in contracted, i in block.copies))
-    return sorted(axes, key=lambda i: (i in block.copies, -block.atoms.shape[i]))
+    return sorted(axes, key=lambda i: (i in block.copies, names[i] not in wanted, -block.atoms.shape[i]))

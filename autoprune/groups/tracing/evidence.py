@@ -46,6 +46,7 @@ class Evidence:
         unions: Arrays [2, n] of atoms that are one channel.
         ties: Axes of blocks for which the same choice (cut along it or not) should be made.
         hints: Axes of blocks for which the same choice is better than different ones.
+        wanted: Axes of blocks that meet channels which are cut whatever is chosen.
         statistics: Atoms, or a block axis, over which a mean, variance, norm or sum is taken.
         regions: Atoms between two neighbouring bounds at which a literal or an attribute cuts a dimension.
         module: Path of the module whose forward is being walked.
@@ -56,6 +57,7 @@ class Evidence:
     unions: list[IntArray] = field(default_factory=list)
     ties: list[tuple[BlockAxis, BlockAxis]] = field(default_factory=list)
     hints: list[tuple[BlockAxis, BlockAxis]] = field(default_factory=list)
+    wanted: list[BlockAxis] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     statistics: list[tuple[IntArray, BlockAxis | None]] = field(default_factory=list)
@@ -140,7 +142,10 @@ class Evidence:
         """Record that two axes live and die together, index by index, whatever lies on the other axes."""
         cause = self.cause("it meets an arrangement that is cut along another axis")
         self.links.append(Link(left, left_position, right, right_position, cause))
-        self.tie(left.axes[left_position], right.axes[right_position])
+        axes = left.axes[left_position], right.axes[right_position]
+        self.tie(*axes)
+        if None in axes:
+            self.wanted.extend(axis for axis in axes if axis is not None)
 
     def bounds(self, atoms: IntArray, bounds: Sequence[int]) -> None:
         """Record where the channels of a dimension are cut into pieces, of which none may be empty."""

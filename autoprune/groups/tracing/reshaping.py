@@ -232,6 +232,9 @@ def _distinct(letters: tuple[str, ...], dim: int, own: str) -> tuple[str, ...]:
 def _concatenate_along(evidence: Evidence, parts: Sequence[Labels], dim: int) -> Factor | None:
     """Return the factor over `dim` of a concatenation; a part without channels there stays whole."""
     factors = [part.at(dim) for part in parts]
+    for factor in factors:
+        if factor is not None and is_copy(factor, factor.position(dim)):
+            evidence.pin(factor, (dim,), "it is concatenated with a constant")
     model = next((f for f in factors if f is not None), None)
     if model is None:
         return None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from torch.fx import Node
+
 from autoprune.groups.tracing.contraction import elementwise
 from autoprune.groups.tracing.labels import Labels
 from autoprune.groups.tracing.operators.registry import Call, UnsupportedOperatorError, operator
@@ -31,7 +34,18 @@ def unary(call: Call) -> Labels:
     return Labels(call.shape, call.first.factors)
 
 
-@operator("new_zeros", "new_ones", "new_full", "new_empty")
+@operator("zeros", "new_zeros")
+def zeros(call: Call) -> Labels:
+    """Make zeros, one number repeated: how often may follow what they meet, except along the first, the batch."""
+    source = next((value.meta["val"] for value in call.arguments.values() if isinstance(value, Node)), None)
+    default = torch.get_default_dtype() if source is None else source.dtype
+    if not (call.arguments.get("dtype") or default).is_floating_point:
+        return Labels(call.shape)
+    sized = [(dim, size) for dim, size in enumerate(call.shape) if dim > 0 and size > 1]
+    return Labels(call.shape, tuple(call.evidence.repeated(size, dim) for dim, size in sized))
+
+
+@operator("new_ones", "new_full", "new_empty")
 def constant(call: Call) -> Labels:
     """Make a constant that takes only dtype and device from its operand."""
     return Labels(call.shape)

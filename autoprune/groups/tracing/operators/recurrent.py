@@ -86,13 +86,11 @@ def _feed(call: Call, x: Labels, weight: Labels) -> None:
 
 
 def _start(call: Call, hidden: IntArray) -> None:
-    """Unite the neurons with the initial states; zeros take on as many neurons as there are."""
+    """Unite the neurons with the initial states."""
     given = call["hx"]
     for node in given if isinstance(given, list | tuple) else [given]:
         state = call.of(node)
         last = len(state.shape) - 1
-        if state.at(last) is None and call.adopt_zeros(node, Factor.single(hidden, last)):
-            continue
         state = confine(call.evidence, state, (last,), "initial states are laid out along it")
         own = Operand(Labels(hidden.shape, (Factor.single(hidden, 0),)), ("h",))
         letters = (*(f"n{d}" for d in range(last)), "h")

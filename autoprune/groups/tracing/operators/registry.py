@@ -19,8 +19,6 @@ Result = Labels | list[Labels]
 Handler = Callable[["Call"], Result]
 
 ATEN = "aten"
-ZEROS = frozenset({"zeros", "zeros_like", "new_zeros"})
-ZEROS_PASS = frozenset({"to", "_to_copy", "type_as", "contiguous", "clone", "detach", "alias"})
 
 
 class UnsupportedOperatorError(Exception):
@@ -90,7 +88,7 @@ class Call:
         weights: The model's own tensors.
         name: The operator's name without overload.
         arguments: By the names of its schema, defaults included.
-        known: Labels of the nodes so far; zeros take on labels when they are used.
+        known: Labels of the nodes so far.
         shapes: Of its results.
         single: Whether the result is one tensor rather than a sequence.
     """
@@ -99,7 +97,7 @@ class Call:
     weights: Weights
     name: str
     arguments: Mapping[str, Any]
-    known: dict[Node, Result]
+    known: Mapping[Node, Result]
     shapes: tuple[tuple[int, ...], ...]
     single: bool
 
@@ -138,20 +136,6 @@ class Call:
     def dim(self, argument: str, rank: int) -> int:
         """Return a dimension argument counted from the front."""
         return int(self.arguments[argument]) % rank
-
-    def adopt_zeros(self, node: Node, factor: Factor) -> bool:
-        """Let zeros that are made on the spot be as many as a factor has channels; tell whether it is zeros.
-
-        Its size is then checked like every other.
-        """
-        chain = [node]
-        while operator_name(chain[-1]) in ZEROS_PASS:
-            chain.extend(chain[-1].all_input_nodes[:1])
-        if operator_name(chain[-1]) not in ZEROS:
-            return False
-        for made in chain:
-            self.known[made] = Labels(self.of(made).shape, (factor,))
-        return True
 
     def note_producer(self, factor: Factor | None) -> None:
         """Record that channels are made of a factor, if that is a parameter's own dimension."""
