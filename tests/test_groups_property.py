@@ -19,6 +19,7 @@ from autoprune.groups.verification import mismatch
 from autoprune.tasks.protocol import Inputs
 
 KINDS = ("plain", "residual", "concat", "depthwise", "grouped", "bottleneck", "gate", "pointwise", "parallel")
+KINDS += ("transposed", "recurrent", "pieces", "shuffle", "attention")
 Block = tuple[str, int]
 
 
@@ -38,13 +39,20 @@ class RandomBlock(nn.Module):
     def __init__(self, kind: str, inputs: int, width: int) -> None:
         super().__init__()
         self.kind = kind
-        self.outputs = {"plain": width, "pointwise": width, "concat": inputs + width}.get(kind, inputs)
+        self.outputs = {"plain": width, "pointwise": width, "shuffle": width, "concat": inputs + width}.get(
+            kind, inputs
+        )
         grouped = 2 if kind == "grouped" else 1
         self.first = normalised(inputs, self.outputs if kind == "parallel" else width)
         self.second = normalised(inputs if kind == "parallel" else width, inputs, 1, grouped)
         self.depthwise = normalised(inputs, inputs, groups=inputs)
         self.linear = nn.Linear(inputs, width)
         self.back = nn.Linear(width, inputs)
+        self.transposed = nn.ConvTranspose2d(inputs, inputs, 3, padding=1, groups=2)
+        self.recurrent = nn.GRU(inputs, width, batch_first=True)
+        self.sizes = (width // 4, width - width // 4)
+        self.small, self.large = (nn.Conv2d(n, inputs, 1) for n in self.sizes)
+        self.key, self.value = (nn.Linear(inputs, 2) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         match self.kind:
@@ -60,10 +68,33 @@ class RandomBlock(nn.Module):
                 return F.relu(self.linear(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
             case "parallel":
                 return self.first(x) + F.avg_pool2d(self.second(x), 3, 1, 1)
+            case "transposed" | "recurrent" | "pieces" | "shuffle" | "attention":
+                return self.other(x)
             case "bottleneck":
                 return self.second(F.relu(self.first(x)))
             case _:
                 return x + self.second(F.relu(self.first(x)))
+
+    def other(self, x: Tensor) -> Tensor:
+        """Do what is neither a plain convolution nor a linear layer."""
+        match self.kind:
+            case "transposed":
+                return F.gelu(self.transposed(x))
+            case "recurrent":
+                return x + self.back(self.recurrent(x.flatten(2).mT)[0]).mT.reshape(x.shape)
+            case "pieces":
+                small, large = self.first(x).split(self.sizes, 1)
+                return x + self.small(F.relu(small)) * self.large(F.relu(large))
+            case "shuffle":
+                return F.channel_shuffle(F.relu(self.first(x)), 2)
+            case _:
+                return x + self.attend(x.flatten(2).mT).mT.reshape(x.shape)
+
+    def attend(self, x: Tensor) -> Tensor:
+        """Attend with query heads of 2 over a single key head."""
+        query = self.linear(x).unflatten(-1, (-1, 2)).transpose(1, 2)
+        y = F.scaled_dot_product_attention(query, self.key(x)[:, None], self.value(x)[:, None])
+        return self.back(y.transpose(1, 2).flatten(2))
 
 
 class RandomNet(nn.Module):
@@ -84,6 +115,12 @@ class RandomNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.blocks(F.relu(self.stem(x)))
         return self.fc(x.flatten(1) if self.flatten else x.mean((2, 3)))
+
+
+def protected(groups: ModelGroups) -> set[str]:
+    """Return the layers in use that are protected, without the single key head of an attention."""
+    names = {layer.name for layer in groups.protected if "not used" not in layer.reason}
+    return {name for name in names if not name.endswith((".key", ".value"))}
 
 
 def subset(groups: ModelGroups, rng: np.random.Generator) -> np.ndarray:
@@ -109,7 +146,7 @@ def test_cut_model_equals_zeroed_model_with_the_predicted_shapes(blocks: list[Bl
     inputs = Inputs((torch.randn(2, 3, 4, 4),), {})
     found = find_groups(model, inputs)
     assert all(group.exact_masking for group in found.groups)
-    assert {layer.name for layer in found.protected if "not used" not in layer.reason} == {"fc"}
+    assert protected(found) == {"fc"}
 
     trace = trace_model(model, inputs)
     assembly = assemble(trace, partition(trace.evidence))
