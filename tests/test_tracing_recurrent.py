@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tracing_nets import Case, Net, assert_found_exactly, sequence
 from units import equal, run
 
+from autoprune.errors import GroupError
 from autoprune.evaluation import count_macs
 from autoprune.groups import find_groups, slice_model
 from autoprune.runtimes import emit_onnx, open_onnx
@@ -106,6 +107,16 @@ STATES = {
 @pytest.mark.parametrize("case", STATES.values(), ids=STATES)
 def test_states_carry_the_neurons(case: Case) -> None:
     assert_found_exactly(case)
+
+
+def test_packed_sequences_are_refused_with_the_cause() -> None:
+    def packed(m: Any, x: Tensor) -> Tensor:
+        together = nn.utils.rnn.pack_padded_sequence(m.a(x), torch.tensor([6, 4]), batch_first=True)
+        return m.b(m.r(together)[1][0][-1])
+
+    parts = {"a": nn.Linear(16, 12), "r": nn.LSTM(12, 10, batch_first=True), "b": nn.Linear(10, 5)}
+    with pytest.raises(GroupError, match=r"cannot be exported: .* torch-pruning cannot trace the model"):
+        find_groups(Net(parts, packed), Inputs((sequence(),), {}))
 
 
 def test_size_of_initial_states_follows_an_attribute() -> None:

@@ -68,7 +68,10 @@ def _fall_back(model: nn.Module, inputs: Inputs, error: ExportError) -> ModelGro
     from autoprune.groups.fallback import find_groups_fallback
 
     _check_runs(model, inputs)
-    found = find_groups_fallback(model, inputs)
+    try:
+        found = find_groups_fallback(model, inputs)
+    except GroupError as failed:
+        raise GroupError(f"{error}. {failed}", hint=failed.hint) from failed
     return replace(found, notes=(*found.notes, str(error)))
 
 

@@ -18,8 +18,6 @@ def recurrence(call: Call) -> Result:
 
     It is a row of every gate's weights and biases, a column of the recurrent weights and of what reads the states.
     """
-    if "batch_sizes" in call.arguments:
-        raise UnsupportedOperatorError("packed sequences")
     parameters, directions = call.sequence("params"), 1 + bool(call["bidirectional"])
     step = 4 if call["has_biases"] else 2
     count = int(call["num_layers"]) * directions
