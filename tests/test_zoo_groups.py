@@ -67,8 +67,6 @@ EXPECTED = {
 
 USUAL_SHARE = 0.9
 MINIMUM: dict[str, tuple[float, str]] = {
-    "multi_query": (0.8, "its query heads share keys that have no heads to go with them"),
-    "gru": (0.02, "the recurrent layer is protected, and with it the embedding"),
     "translation": (0.75, "nn.Transformer keeps its width: d_model stands in checks of its source"),
 }
 """Least share of the MACs that can be pruned, where it is below the usual, and why it is."""
