@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import random
 from dataclasses import replace
 from typing import Any
 
-from front_factory import OTHER, TARGET, front_json, latency, member
+from front_factory import OTHER, TARGET, estimate, front_json, latency, member
 from record_factory import RECORD
 
 from autoprune.records import CandidateRecord, Report
 from autoprune.report import FrontDocument
+from autoprune.report.pictures import Answer, Confusions, Filters, KeptUnits, Pictures, Raster, SampleShown
 
 GROUPS = [f"layer{stage}.{block}.conv{n}" for stage in (1, 2, 3) for block in (0, 1, 2) for n in (1, 2)]
 DENSE_MS = 4.0
@@ -49,6 +51,8 @@ def rich_front(count: int = 7, **changes: Any) -> FrontDocument:
         "history": history,
         "importance": importance,
         "ended_because": "plateau",
+        "baseline": {**front_json()["baseline"], **examined_parts(dense=True)},
+        "examination": {"units": 500, "seconds": 12.5},
         "constraints": [{"expression": "accuracy>=0.9", "satisfied_by": [m["id"] for m in members]}],
         "evaluations": {"proxy": 60, "short": 40, "full": 12, "failed": 3, "stopped": 4, "controls": 8},
     }
@@ -71,16 +75,69 @@ def rich_records(front: FrontDocument) -> list[CandidateRecord]:
     return [*found, control, *(replace(_named(120 + i, "full"), id=m.id) for i, m in enumerate(front.members))]
 
 
+def rich_pictures(front: FrontDocument, text: str = "a plain text") -> Pictures:
+    """Return pictures of the picks: `text` is every free text in them."""
+    shown = tuple(dict.fromkeys(front.picks.values()))
+    dice = random.Random(2)
+    grey = Raster(height=8, width=8, channels=1, data=base64.b64encode(bytes(range(64))).decode())
+    colour = Raster(height=4, width=6, channels=3, data=base64.b64encode(bytes(range(72))).decode())
+    bits = {i: "".join(dice.choice("01") for _ in range(16)) for i in shown}
+    groups = [KeptUnits(group=name, members=bits) for name in (text[:80], *GROUPS)]
+    answers = [Answer(text=text[:80], share=0.9, right=True), Answer(text="7", share=0.4, right=False)]
+    samples = [
+        SampleShown(
+            id=str(n),
+            image=(grey, colour, None)[n % 3],
+            text=text[:400] if n % 3 == 2 else None,
+            label=text[:80],
+            dense=answers[0],
+            members=dict.fromkeys(shown, answers[n % 2]),
+        )
+        for n in range(12)
+    ]
+    before, after = ((20, 1, 0), (0, 19, 2), (3, 0, 17)), ((18, 3, 0), (0, 21, 0), (3, 2, 15))
+    return Pictures(
+        shown=shown,
+        groups=tuple(groups),
+        filters=Filters(group=text[:80], filters=(grey,) * 16),
+        samples=tuple(samples),
+        confusion=Confusions(names=(text[:80], "1", "2"), dense=before, members=dict.fromkeys(shown, after)),
+    )
+
+
+def examined_parts(name: str = "noise_1", text: str = "7", *, dense: bool = False) -> dict[str, Any]:
+    """Return the parts of a member on robustness, stability, agreement and classes."""
+    change = {"delta": -0.03, "low": -0.06, "high": 0.01, "test": "bonett-price", "noninferior": False, "margin": 0.005}
+    changes = {} if dense else {"accuracy": change}
+    kinds = {"clean": "clean", name: "corruption", "shift:mirrored": "shift"}
+    losses = {"clean": 0.0, name: 0.3, "shift:mirrored": 0.5}
+    conditions = {
+        key: {"kind": kind, "quality": {"accuracy": estimate(0.97 - losses[key])}, "versus_dense": changes}
+        for key, kind in kinds.items()
+    }
+    gap = {"train": estimate(0.999), "gap": 0.012, "low": -0.004, "high": 0.031}
+    return {
+        "robustness": conditions,
+        "stability": {"gradient_norm": {text: 0.5, "fc": 0.02}, "training_gap": {"accuracy": gap}},
+        "agreement": None if dense else {"same": estimate(0.955), "kl": 0.0123},
+        "classes": [
+            {"name": label, "accuracy": estimate(0.9), "change": None if dense else change} for label in (text, "8")
+        ],
+    }
+
+
 def hostile_front() -> FrontDocument:
     """Return a front in which every free text tries to break out of the page."""
     bad = {"name": HOSTILE, "strategy": HOSTILE, "warnings": [{"code": "x", "text": HOSTILE}]}
     bad["sparsity"] = {HOSTILE: 0.5, "plain": 0.25}
+    bad |= examined_parts(HOSTILE, HOSTILE)
     plain = front_json()
     targets = {name: {**info, "device": HOSTILE, "protocol": HOSTILE} for name, info in plain["targets"].items()}
     importance = {"groups": {HOSTILE: 0.7, "plain": 0.3}, "method": HOSTILE}
     return rich_front(
         run=HOSTILE,
         targets=targets,
+        baseline={**plain["baseline"], **examined_parts(HOSTILE, HOSTILE, dense=True)},
         importance=importance,
         ended_because=HOSTILE,
         members=[member("a", 0.98, 3.0, **bad), member("b", 0.97, 2.0, **bad)],
@@ -105,6 +162,7 @@ def _member(index: int, count: int, dice: random.Random) -> dict[str, Any]:
     plain["sparsity"] = {group: round(min(0.9, share * dice.random() * 1.6), 2) for group in GROUPS}
     values = [accuracy + 0.005 + dice.gauss(0, 0.003) for _ in range(3)]
     plain["seed_spread"] = {"accuracy": {"values": values, "std": 0.003}}
+    plain |= examined_parts()
     plain["predicted"] = {"accuracy": {"mean": accuracy, "std": 0.01, "at_evaluation": 90}}
     if index == 2:
         plain["warnings"] = [{"code": "noisy_latency", "text": "40% of the latency samples met foreign load."}]

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from front_factory import OTHER, TARGET, front, front_json, member
 from page_reader import Page, picked_by
-from report_factory import GROUPS, HOSTILE, hostile_front, rich_front, rich_records
+from report_factory import GROUPS, HOSTILE, hostile_front, rich_front, rich_pictures, rich_records
 from typer.testing import CliRunner
 
 from autoprune.cli.app import app
@@ -78,7 +78,10 @@ FRONTS: dict[str, Callable[[], FrontDocument]] = {
 @cache
 def page_text(name: str) -> str:
     document = FRONTS[name]()
-    return html_report(document, rich_records(document) if name in ("rich", "hostile") else [])
+    if name not in ("rich", "hostile"):
+        return html_report(document, [])
+    pictures = rich_pictures(document, HOSTILE if name == "hostile" else "a plain text")
+    return html_report(document, rich_records(document), pictures)
 
 
 @cache
@@ -110,8 +113,10 @@ def test_a_page_names_nothing_outside_itself(name: str) -> None:
     links = [
         a.get(key) or "" for _, a in page(name).elements for key in ("href", "src", "action", "srcset") if key in a
     ]
-    assert all(link.startswith("#") for link in links)
-    assert not {t for t, _ in page(name).elements} & {"link", "img", "iframe", "object", "embed", "base", "video"}
+    own = [link for link in links if re.fullmatch(r"data:image/png;base64,[A-Za-z0-9+/]+={0,2}", link)]
+    assert all(link.startswith("#") for link in links if link not in own)
+    assert len(own) == len(page(name).all("img"))
+    assert not {t for t, _ in page(name).elements} & {"link", "iframe", "object", "embed", "base", "video"}
     own = page_text(name).replace(assets.echarts(), "")
     assert not re.findall(r"https?://[^\s\"'<]+|url\(|@import", own)
 
@@ -160,7 +165,9 @@ def test_without_scripts_the_page_holds_every_figure_and_table() -> None:
     for id_ in ("front-test-latency_ms", "front-val-latency_ms", "parallel", "heat", "predicted", "trust", "history"):
         assert [a for a in shown.all("figure") if a["id"] == f"chart-{id_}"], id_
     drawn = [a for a in shown.all("svg") if a.get("role") == "img"]
-    assert len(drawn) == len(shown.all("figure")) == 12
+    filters = [a for a in shown.all("div") if a.get("class") == "filters"]
+    assert len(drawn) == len(shown.all("figure")) - len(filters) == 12 + 2 + 1 + 3 * 3
+    assert len(filters) == 3
     assert all(a["aria-label"] for a in drawn)
     for told in (
         *("most accurate", "balanced", "fastest, smallest", "dense model", "control: uniform", "candidate, proxy"),
@@ -168,6 +175,9 @@ def test_without_scripts_the_page_holds_every_figure_and_table() -> None:
         *("no fall-back was used", "clearly better", "the front had stopped growing", "out_of_memory evaluation 1"),
         *("4 after step 40", "± 0.30", "40% of the latency samples", "criterion", "permutation of the predictor"),
         *("Reads of the test split 4", "torch 2.13", "autoprune search config.yaml", "interleaved, minimum"),
+        *("Robustness and stability", "67.0% [66.0, 68.0]", "−3.0 [−6.0, +1.0]", "shift:mirrored", "0.0123"),
+        *("+1.2 [−0.4, +3.1]", "7: −3.0", "500 units a measurement", "a plain text", "✓ right:", "✗ wrong:"),
+        *("filters kept; removed:", "units kept", "less dense"),
         *GROUPS,
     ):
         assert told in text, told
@@ -183,6 +193,8 @@ def test_sections_without_data_say_so_in_a_sentence() -> None:
         "The importance of groups and choices was not estimated.",
         "No candidate was stopped early.",
         "recovered with one seed",
+        "Robustness, stability and agreement with the dense model were not measured for this front.",
+        "No pictures were kept of this run.",
     ):
         assert told in text, told
     assert "No model to take." in page("empty").text

@@ -27,6 +27,7 @@ from autoprune.report.document import (
 from autoprune.report.document import Objective as ObjectiveInfo
 from autoprune.report.html.page import REPORT_FILE, write_report
 from autoprune.report.parts import Change
+from autoprune.report.pictures import PICTURES_FILE
 from autoprune.report.writers import FRONT_FILES, write_front_file
 from autoprune.runtimes import Session
 from autoprune.search.controls import control_records, plan_controls
@@ -52,6 +53,7 @@ from autoprune.search.loop import policy_of, violations_of
 from autoprune.search.losses import Losses
 from autoprune.search.measured import Deployed, Measured, choose_front, deploy_all, measure_finalists
 from autoprune.search.objectives import Constraints
+from autoprune.search.pictures import Shown
 from autoprune.search.removed import removed_of, strategy_words, zeros_warning
 from autoprune.search.summary import (
     disagreements,
@@ -131,7 +133,7 @@ def emit(emission: Emission, finalists: Sequence[CandidateRecord]) -> tuple[Fron
             fault_point("member-emitted")
     if not members:
         losses.report(0, emission.directory.path)
-    document = _document(emission, members, scorer)
+    document = scorer.with_pictures(_document(emission, members, scorer), [chosen for chosen, _ in members])
     _write_documents(document, emission.directory.path, losses)
     fault_point("front-written")
     _remove_old(emission.directory.path / FRONT_FOLDER, {Path(m.directory or "").name for _, m in members})
@@ -150,6 +152,7 @@ class Scorer:
         self.access = TestAccess(emission.bench.user_task, reads=emission.events.count("test_read"))
         self.targets = {t.name: target_info(self.bench, t) for t in self.bench.targets}
         self._dense_test: dict[str, Evaluated] = {}
+        self._first_tests: dict[str, Evaluated] = {}
         baseline, first = self._baseline(), self.bench.targets[0].name
         subject = Subject(DENSE_NAME, dense.model, dense.sessions[first], self._dense_test[first])
         self.examiner = Examiner(self.bench, subject, losses)
@@ -213,6 +216,7 @@ class Scorer:
         first = self.bench.targets[0].name
         subject = Subject(record.id, chosen.deployed.model, chosen.deployed.sessions[first], tests[first], record.seed)
         described = _with(described, self.examiner.examine(subject))
+        self._first_tests[record.id] = tests[first]
         artifact = {t.name: ONNX_FILE if t.runtime == "onnxruntime" else WEIGHTS_FILE for t in self.bench.targets}
         self._save(chosen, described, exported)
         manifest = read_manifest(self.emission.directory.path / str(described.directory))
@@ -270,6 +274,17 @@ class Scorer:
             latency=latency_of(chosen.evaluation.latency[target], evaluation_of(self.emission.dense).latency[target]),
         )
 
+    def with_pictures(self, front: FrontDocument, members: Sequence[Measured]) -> FrontDocument:
+        """Write the pictures of the picks and return the front that knows them; the front as it is where it cannot."""
+        first, picked = self.bench.targets[0].name, set(front.picks.values())
+        shown = {
+            m.record.id: Shown(m.architecture, m.val[first], self._first_tests[m.record.id])
+            for m in members
+            if m.record.id in picked
+        }
+        found = self.examiner.pictures(self.emission.directory.path / PICTURES_FILE, shown)
+        return front.model_copy(update={"examination": found})
+
     def _test(self, session: Session, candidate: str) -> Evaluated:
         self.emission.events.add("test_read", id=candidate)  # first, so that one that is cut off is counted too
         return self.access.evaluate_test(predictor_of(session, self.bench.task))
@@ -296,7 +311,6 @@ def _document(emission: Emission, members: Sequence[tuple[Measured, Member]], sc
         evaluations=counts_of(records),
         wall_seconds=wall,
         cpu_seconds=cpu,
-        examination=scorer.examiner.told(),
         hypervolume=hypervolume_of(bench.objectives, metrics, values, dense),
         history=history_of(records, bench.objectives, metrics, dense),
         importance=_importance(emission),
@@ -354,7 +368,7 @@ def _constraints(members: Sequence[tuple[Measured, Member]]) -> tuple[Constraint
 
 def _remove_documents(directory: Path) -> None:
     """Delete an earlier front's documents: what they say of a member's directory is about to become untrue."""
-    for name in (REPORT_FILE, *[*FRONT_FILES][::-1]):
+    for name in (REPORT_FILE, *[*FRONT_FILES][::-1], PICTURES_FILE):
         (directory / name).unlink(missing_ok=True)
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,9 +28,12 @@ from autoprune.evaluation import (
 from autoprune.report.document import Warned
 from autoprune.report.examined import Agreement, ClassQuality, Condition, Examination, Stability, TrainingGap
 from autoprune.report.parts import Change, Estimate
+from autoprune.report.pictures import PICTURES_FILE, digest_of
 from autoprune.runtimes import Session
 from autoprune.search.losses import Losses
+from autoprune.search.pictures import Shown, pictures_of
 from autoprune.search.workbench import Workbench
+from autoprune.storage import write_file
 from autoprune.tasks import class_names_of
 from autoprune.tasks.protocol import Evaluated, MetricSpec
 
@@ -97,9 +101,20 @@ class Examiner:
         """Return what is found of a member, compared with the dense model."""
         return self._examined(member)
 
-    def told(self) -> Examination:
-        """Return how the models were looked into."""
-        return Examination(units=self._units, seconds=self.seconds)
+    def pictures(self, file: Path, shown: Mapping[str, Shown]) -> Examination:
+        """Write what the report draws of members, by id, and return how the models were looked into.
+
+        Nothing is drawn where `robustness.units` is 0.
+        """
+        bench, digest = self._bench, None
+        if self._units:
+            with self._timed(), self._losses.noting(PICTURES_FILE):
+                dense = Shown(None, score(bench.task, self._dense.session, "val"), self._dense.test)
+                found = pictures_of(bench.task, bench.groups, bench.model, dense, shown, seed=self._seed)
+                content = found.to_bytes()
+                write_file(file, content)
+                digest = digest_of(content)
+        return Examination(units=self._units, seconds=self.seconds, pictures_sha256=digest)
 
     def _examined(self, subject: Subject) -> Examined:
         parts: dict[str, Any] = {}

@@ -41,16 +41,19 @@ class Limits:
         cells: Cells of the heat strips.
         strands: Lines of the parallel coordinates.
         rows: Models in a chart of one row each.
+        pictured: Models whose pictures are shown.
     """
 
     points: int = 1500
     cells: int = 8000
     strands: int = 100
     rows: int = 40
+    pictured: int = 4
 
     def tighter(self) -> Limits:
-        """Return a third of everything."""
-        return Limits(*(max(4, value // 3) for value in (self.points, self.cells, self.strands, self.rows)))
+        """Return a third of everything, and half of the pictures."""
+        points, cells, strands, rows = (max(4, v // 3) for v in (self.points, self.cells, self.strands, self.rows))
+        return Limits(points, cells, strands, rows, self.pictured // 2)
 
 
 @dataclass(frozen=True)

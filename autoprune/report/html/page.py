@@ -11,6 +11,7 @@ from autoprune.markup import printable
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument, Member, read_front
 from autoprune.report.html.assets import content_policy, data_block, echarts, script, style, template
+from autoprune.report.html.before_after import before_after
 from autoprune.report.html.candidates import (
     candidates_of,
     failures_of,
@@ -20,6 +21,7 @@ from autoprune.report.html.candidates import (
 )
 from autoprune.report.html.charts import swatch
 from autoprune.report.html.commands import pick_commands
+from autoprune.report.html.examined import examined_view
 from autoprune.report.html.figures import Figure, Limits, front_figures, heat_figure, parallel_figure
 from autoprune.report.html.figures_search import (
     history_figure,
@@ -40,6 +42,7 @@ from autoprune.report.html.tables import (
     trust_rows,
 )
 from autoprune.report.html.verdict import verdict_of
+from autoprune.report.pictures import Pictures, read_pictures
 from autoprune.storage import write_file
 
 REPORT_FILE = "report.html"
@@ -53,34 +56,38 @@ def write_report(run_dir: Path) -> None:
     Raises:
         StorageError: The front or a record cannot be read, or the page cannot be written.
     """
-    write_html(read_front(run_dir), RecordStore(run_dir).load_all(), run_dir / REPORT_FILE)
+    front = read_front(run_dir)
+    records, pictures = RecordStore(run_dir).load_all(), read_pictures(run_dir, front)
+    write_html(front, records, run_dir / REPORT_FILE, pictures)
 
 
-def write_html(front: FrontDocument, records: Sequence[CandidateRecord], path: Path) -> None:
+def write_html(
+    front: FrontDocument, records: Sequence[CandidateRecord], path: Path, pictures: Pictures | None = None
+) -> None:
     """Write the page to `path` in one step.
 
     Raises:
         StorageError: Disk full, permission, or another failure of the file system.
     """
-    write_file(path, html_report(front, records).encode("utf-8"))
+    write_file(path, html_report(front, records, pictures).encode("utf-8"))
 
 
-def html_report(front: FrontDocument, records: Sequence[CandidateRecord]) -> str:
-    """Return the page; equal documents and records give equal pages.
+def html_report(front: FrontDocument, records: Sequence[CandidateRecord], pictures: Pictures | None = None) -> str:
+    """Return the page; equal documents, records and pictures give equal pages.
 
     The charts of a page that would become too large draw fewer candidates and models.
     """
     limits = Limits()
     for _ in range(_ATTEMPTS):
-        page = _page(front, records, limits)
+        page = _page(front, records, pictures, limits)
         if len(page.encode("utf-8")) <= MOST_BYTES:
             break
         limits = limits.tighter()
     return page
 
 
-def _page(front: FrontDocument, records: Sequence[CandidateRecord], limits: Limits) -> str:
-    from jinja2 import Environment, StrictUndefined
+def _page(front: FrontDocument, records: Sequence[CandidateRecord], pictures: Pictures | None, limits: Limits) -> str:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
     from markupsafe import Markup
 
     def literal(value: object) -> object:
@@ -90,9 +97,15 @@ def _page(front: FrontDocument, records: Sequence[CandidateRecord], limits: Limi
     models = models_of(front, quantities, pick_commands(front, quantities))
     figures = _figures(front, records, models, limits)
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=literal
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=literal,
+        loader=FunctionLoader(template),
     )
     environment.globals |= {"swatch": lambda look: swatch(look.shape, look.css)}
+    roles = {row.id: row.picks for row in models.members}
     return environment.from_string(template()).render(
         front=front,
         quantities=quantities,
@@ -101,6 +114,8 @@ def _page(front: FrontDocument, records: Sequence[CandidateRecord], limits: Limi
         models=models,
         verdict=verdict_of(front, models, quantities),
         figures=figures,
+        examined=examined_view(front, quantities[0], limits.rows),
+        pictured=before_after(front, pictures, roles, limits.pictured) if pictures is not None else None,
         tables=_tables(front, records, quantities),
         data=data_block(payload(front, quantities, figures.all())),
         style=style(),

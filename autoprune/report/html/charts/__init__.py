@@ -4,24 +4,31 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from autoprune.report.html.charts.dots import Dot, DotChart
 from autoprune.report.html.charts.heat import HeatChart
 from autoprune.report.html.charts.lines import Line, LineChart
+from autoprune.report.html.charts.matrix import MatrixChart
 from autoprune.report.html.charts.parallel import ParallelChart, Strand
 from autoprune.report.html.charts.rows import Row, RowChart
 from autoprune.report.html.charts.scale import Axis, Kind, Scale, scale_of, ticks
 from autoprune.report.html.charts.scatter import Group, Mark, ScatterChart, Series
+from autoprune.report.html.charts.strips import Strip, StripChart
 from autoprune.report.html.charts.svg import SHAPES, swatch
 
 __all__ = [
     "SHAPES",
     "Axis",
     "Chart",
+    "Dot",
+    "DotChart",
+    "Drawing",
     "Group",
     "HeatChart",
     "Kind",
     "Line",
     "LineChart",
     "Mark",
+    "MatrixChart",
     "ParallelChart",
     "Row",
     "RowChart",
@@ -29,17 +36,23 @@ __all__ = [
     "ScatterChart",
     "Series",
     "Strand",
+    "Strip",
+    "StripChart",
     "scale_of",
     "swatch",
     "ticks",
 ]
 
 
-class Chart(Protocol):
-    """A figure in its two forms."""
+class Drawing(Protocol):
+    """A figure in its static form."""
 
     def svg(self) -> str:
         """Return the static form."""
+
+
+class Chart(Drawing, Protocol):
+    """A figure in its two forms."""
 
     def live(self) -> dict[str, Any]:
         """Return the data of the interactive form, as plain JSON."""
