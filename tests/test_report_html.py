@@ -177,7 +177,7 @@ def test_without_scripts_the_page_holds_every_figure_and_table() -> None:
         *("Reads of the test split 4", "torch 2.13", "autoprune search config.yaml", "interleaved, minimum"),
         *("Robustness and stability", "67.0% [66.0, 68.0]", "−3.0 [−6.0, +1.0]", "shift:mirrored", "0.0123"),
         *("+1.2 [−0.4, +3.1]", "7: −3.0", "500 units a measurement", "a plain text", "✓ right:", "✗ wrong:"),
-        *("filters kept; removed:", "units kept", "less dense"),
+        *("filters kept; removed:", "units kept", "− dense"),
         *GROUPS,
     ):
         assert told in text, told
@@ -243,7 +243,7 @@ def test_two_hundred_models_three_objectives_and_ten_thousand_records_stay_small
     document = three_objectives(200)
     some = rich_records(document)[:111]
     records = [replace(some[n % 111], id=f"{n:016x}-short", number=n) for n in range(1, 10_001)]
-    text = html_report(document, records)
+    text = html_report(document, records, rich_pictures(document))
     assert len(text.encode()) < LIMIT
     assert len([a for a in Page(text).all("tr") if "data-model" in a]) == 200
 

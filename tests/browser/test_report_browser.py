@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from front_factory import front, front_json
 from page_reader import picked_by
-from report_factory import hostile_front, rich_front, rich_records
+from report_factory import hostile_front, rich_front, rich_pictures, rich_records
 from selenium.webdriver import ActionChains, Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -47,9 +47,10 @@ class Browser:
     def open(
         self, document: FrontDocument, size: tuple[int, int] = WIDE, *, dark: bool = False, scripts: bool = True
     ) -> None:
-        """Show the report of a front; every front has the records of the rich one."""
+        """Show the report of a front; every front has the records and pictures of the rich one."""
         path = self.folder / "report.html"
-        path.write_text(html_report(document, rich_records(document)), encoding="utf-8")
+        pictures = rich_pictures(document, document.run)
+        path.write_text(html_report(document, rich_records(document), pictures), encoding="utf-8")
         width, height = size
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
         self.cdp("Emulation.setDeviceMetricsOverride", **metrics)
@@ -83,11 +84,11 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Return the addresses that the page asked for, itself left out."""
+        """Return the addresses that the page asked for, itself and the images written into it left out."""
         events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
         asked = [e["params"] for e in events if e["method"] == "Network.requestWillBeSent"]
         urls = [a["request"]["url"] for a in asked if a["documentURL"].endswith("report.html")]
-        return [url for url in urls if not url.endswith("report.html")]
+        return [url for url in urls if not url.endswith("report.html") and not url.startswith("data:image/png;")]
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +124,34 @@ def test_a_page_is_silent_asks_for_nothing_and_does_not_scroll_sideways(browser:
     for size, dark in ((WIDE, False), (NARROW, True)):
         browser.open(document, size, dark=dark)
         charts = browser.run("plots.map(p => [p.host.dataset.chart, p.plot.getWidth()])")
-        assert len(charts) == len(browser.all(".figure"))
+        assert len(charts) == len(browser.all(".figure .live"))
         assert all(width > 200 for _, width in charts)
         assert browser.run("document.documentElement.scrollWidth") <= size[0]
         assert browser.complaints() == []
         assert browser.requests() == []
+
+
+@pytest.mark.parametrize("name", ["rich", "hostile"])
+def test_pictures_are_shown_and_their_texts_stay_text(browser: Browser, name: str) -> None:
+    document = documents()[name]
+    for size, scripts in ((WIDE, True), (NARROW, False)):
+        browser.open(document, size, scripts=scripts)
+        shown = rich_pictures(document).shown
+        assert len(browser.all("#before-after details")) == len(shown)
+        assert len(browser.all("#before-after details[open]")) == 1
+        summary = browser.all("#before-after summary")[1]
+        summary.send_keys(Keys.ENTER)
+        assert len(browser.all("#before-after details[open]")) == 2
+        assert len(browser.all("#before-after table img")) == 8
+        assert len(browser.all("#before-after .filter.gone")) > 0
+        drawn = browser.all("#before-after img, #robustness svg")
+        assert all(image.size["width"] > 0 for image in drawn if image.is_displayed())
+        assert document.run[:8] in browser.find("#before-after table").text
+        assert len(browser.all("#before-after script, #robustness script")) == 0
+        if scripts:
+            loaded = "[...document.querySelectorAll('#before-after details[open] img')].every(i => i.naturalWidth > 0)"
+            assert browser.run(loaded)
+        assert browser.complaints() == []
 
 
 @pytest.mark.parametrize("size", [WIDE, NARROW])
@@ -287,7 +311,8 @@ def test_an_injected_script_style_or_request_is_refused(browser: Browser) -> Non
 def test_on_paper_all_static_figures_are_there_and_nothing_to_press(browser: Browser) -> None:
     browser.open(rich_front(), dark=True)
     browser.media("print", dark=True)
-    assert all(figure.is_displayed() for figure in browser.all(".figure .static"))
+    seen = "e => e.getBoundingClientRect().height > 0 && e.checkVisibility({contentVisibilityAuto: true})"
+    assert browser.run(f"[...document.querySelectorAll('.figure .static')].every({seen})")
     assert all(section.is_displayed() for section in browser.all("section:not(#choose)"))
     assert not any(e.is_displayed() for e in browser.all(".live, button, input, nav, #choose, #switches"))
     assert browser.run("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"

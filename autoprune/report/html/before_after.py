@@ -180,4 +180,4 @@ def _difference(identity: str, name: str, confusion: Confusions, member: str) ->
     gained = sum(row[i] for i, row in enumerate(change))
     described = f"Difference of the confusion matrices of {name} and the dense model: {gained:+d} on the diagonal."
     chart = MatrixChart(confusion.names, change, [sum(row) for row in before], described, signed=True)
-    return StaticFigure(identity, f"{name} less dense", chart)
+    return StaticFigure(identity, f"{name} − dense", chart)
