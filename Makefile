@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp-$(shell cat pyproject.toml constraints.txt | cksum | tr ' ' '-')
-PARTS := __init__ common readme readme_examples search_tasks search_baselines search_runs scaling_cluster scaling_simulated scaling_task scaling_tune scaling_workers readme_scaling readme_strategies strategies_peers
+PARTS := __init__ common readme readme_examples search_tasks search_baselines search_runs scaling_cluster scaling_simulated scaling_task scaling_tune scaling_workers readme_scaling readme_strategies readme_zoo strategies_peers
 PACKAGES := examples/.cache
 PACKAGES_STAMP := $(PACKAGES)/.stamp-$(shell cksum < examples/packages.txt | tr ' ' '-')
 BENCHMARKS := $(patsubst benchmarks/%.py,benchmarks.%,$(filter-out $(PARTS:%=benchmarks/%.py),$(wildcard benchmarks/*.py)))

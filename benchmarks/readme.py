@@ -14,6 +14,7 @@ from typing import Any
 from benchmarks.readme_examples import example_lines
 from benchmarks.readme_scaling import latency_load_lines, promises_lines, scaling_lines
 from benchmarks.readme_strategies import axis_lines, claim_lines, missing_lines, preset_lines, strategy_lines
+from benchmarks.readme_zoo import zoo_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
@@ -144,6 +145,12 @@ def promises() -> str:
     return _with_origin(data, promises_lines(sorted(data["rows"], key=lambda row: order.index(row["promise"]))))
 
 
+def zoo() -> str:
+    """Return what can be pruned in every architecture of the tests, and how far that was checked."""
+    data = _benchmark("zoo")
+    return _with_origin(data, zoo_lines(data["rows"]))
+
+
 def strategies() -> str:
     """Return the structured strategies at half the MACs, and what articles claim."""
     data = _benchmark("strategies")
@@ -173,6 +180,7 @@ TABLES = {
     "scaling": scaling,
     "latency_load": latency_load,
     "promises": promises,
+    "zoo": zoo,
 }
 
 

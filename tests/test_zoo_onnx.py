@@ -6,7 +6,7 @@ import copy
 
 import pytest
 from zoo import ZOO
-from zoo.cases import Case, call, case, random_policy, rebatched
+from zoo.cases import NO_ONNX, Case, call, case, random_policy, rebatched
 
 from autoprune.errors import CandidateError
 from autoprune.runtimes import (
@@ -20,10 +20,6 @@ from autoprune.runtimes import (
     parse_target,
 )
 
-WITHOUT = {
-    "bfloat16": "half precision: ONNX Runtime's CPU provider has no bfloat16 convolution",
-    "data_dependent": "its Python depends on data, which no exporter takes",
-}
 LONG = (
     *("resnet14", "resnet20", "resnet56", "resnet20_pad", "resnet50", "resnext50", "mobilenetv2", "mobilenetv3"),
     *("efficientnet_lite0", "densenet", "vgg", "unet", "yolo", "fcos", "vit", "vit_ti_224", "convnext", "swin"),
@@ -36,7 +32,7 @@ TARGET = parse_target("onnxruntime-fp32-b2-t1")
 
 
 def exported() -> list[object]:
-    return [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in ZOO if name not in WITHOUT]
+    return [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in ZOO if name not in NO_ONNX]
 
 
 def pruned_at_random(of: Case) -> object:
@@ -68,7 +64,7 @@ def test_graph_of_the_dense_net_takes_the_tensors_of_a_pruned_one(name: str) -> 
     assert parity(call(model, example), session.run(example)) <= PARITY_TOLERANCE
 
 
-@pytest.mark.parametrize("name", WITHOUT)
+@pytest.mark.parametrize("name", NO_ONNX)
 def test_net_that_cannot_be_exported_says_so(name: str) -> None:
     of = case(name)
     with pytest.raises(CandidateError) as caught:

@@ -32,6 +32,12 @@ SMALLER: Mapping[str, Inputs] = dict.fromkeys(
 )
 """Inputs of nets made for large images, so that a pass is cheap; groups and shares do not depend on it much."""
 
+NO_ONNX: Mapping[str, str] = {
+    "bfloat16": "ONNX Runtime's CPU provider has no convolution in half precision",
+    "data_dependent": "its Python depends on data, which no exporter takes",
+}
+"""Nets without an ONNX form, and why."""
+
 MOST = 0.9
 _BATCHES = 2
 
