@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,9 +28,9 @@ def zoo_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
             f"{row['groups']}: {row['units']:,}",
             kinds,
             str(row["blocks"] or "–"),
-            f"{row['macs_share']:.1%}",
+            f"{math.floor(1000 * row['macs_share']) / 10:.1f}%",
             _compared(row),
-            f"{row['onnx']:.0e}" if row["onnx"] is not None else "–",
+            _size(row["onnx"]),
             protected or "–",
         ]
         lines.append(f"| {' | '.join(cells)} |")
@@ -40,10 +41,14 @@ def _compared(row: Mapping[str, Any]) -> str:
     """Return the largest difference of both checks; the one with substituted norms is marked."""
     parts = []
     if row["masked"] is not None:
-        parts.append(f"{row['masked']:.0e}")
+        parts.append(_size(row["masked"]))
     if row["norms_scaled"] is not None:
-        parts.append(f"{row['norms_scaled']:.0e} (N)")
+        parts.append(f"{_size(row['norms_scaled'])} (N)")
     return ", ".join(parts)
+
+
+def _size(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0e}" if value else "0"
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> list[str]:

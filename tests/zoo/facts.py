@@ -12,7 +12,7 @@ from autoprune.groups import PruningGroup
 from .cases import Case, prunable_share
 
 OUTPUT = "its output is the model's output"
-_PLACE = re.compile(r"( \(in '[^']*'\)|:).*")
+_PLACE = re.compile(r" \(in '[^']*'\)")
 
 TITLES: Mapping[str, str] = {
     "resnet14": "ResNet-14 (CIFAR)",
