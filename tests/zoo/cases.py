@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +19,7 @@ from torch.utils import _pytree as pytree
 
 from autoprune.evaluation.cost import count_macs
 from autoprune.groups import ModelGroups, find_groups, prepare_model
+from autoprune.groups.edits import replace_module
 from autoprune.groups.slicing import Slicer
 from autoprune.policy import Policy, Strategy
 from autoprune.pruning import Pruner
@@ -75,7 +77,11 @@ class Case:
 def case(name: str) -> Case:
     """Return a net of the zoo, built once a session."""
     source, given = ZOO[name]()
-    inputs = SMALLER.get(name, given)
+    return make_case(name, source, SMALLER.get(name, given))
+
+
+def make_case(name: str, source: nn.Module, inputs: Inputs) -> Case:
+    """Prepare any net, find its groups and what prunes it; `source` is left as it is."""
     model, prepared = prepare_model(copy.deepcopy(source))
     groups = find_groups(model, inputs)
     pruner = Pruner(model, groups, RandomTask(model, inputs), prepared=prepared)
@@ -193,24 +199,25 @@ class Scale(nn.Module):
 
     def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.channels_first = isinstance(norm, nn.GroupNorm)
+        channels_first = isinstance(norm, nn.GroupNorm) or getattr(norm, "data_format", "") == "channels_first"
+        self.axis = 1 if channels_first else -1
         self.weight: nn.Parameter | None = getattr(norm, "weight", None)
         self.bias: nn.Parameter | None = getattr(norm, "bias", None)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scale and shift dimension 1 for GroupNorm, the last one otherwise."""
-        shape = (-1,) + (1,) * (x.dim() - 2) if self.channels_first else (-1,)
+        """Scale and shift dimension 1 for GroupNorm and norms of images, the last one otherwise."""
+        shape = [1] * x.dim()
+        shape[self.axis] = -1
         y = x if self.weight is None else x * self.weight.view(shape)
         return y if self.bias is None else y + self.bias.view(shape)
 
 
 def substituted(model: nn.Module) -> nn.Module:
-    """Return a copy in which every LayerNorm, RMSNorm and GroupNorm only scales and shifts."""
+    """Return a copy in which every LayerNorm, RMSNorm and GroupNorm, by its class's name, only scales and shifts."""
     model = copy.deepcopy(model)
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm):
-                setattr(parent, name, Scale(child))
+    for module in list(model.modules()):
+        if re.search("(LayerNorm|RMSNorm|GroupNorm)$", type(module).__name__):
+            replace_module(model, module, Scale(module))
     return model
 
 

@@ -67,6 +67,19 @@ TITLES: Mapping[str, str] = {
     "data_dependent": "Python that depends on data (fall-back)",
 }
 
+HUGGING_FACE: Mapping[str, str] = {
+    "bert": "BertForSequenceClassification",
+    "distilbert": "DistilBertForSequenceClassification",
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "t5": "T5ForConditionalGeneration",
+    "vit": "ViTForImageClassification",
+    "convnext": "ConvNextForImageClassification",
+    "swin": "SwinForImageClassification",
+    "resnet": "ResNetForImageClassification",
+}
+"""Models of transformers that `tests/hugging_face_cases.py` makes, by their classes."""
+
 
 def facts(of: Case) -> dict[str, Any]:
     """Return size, groups, what their units are, removable blocks, prunable share of the MACs, what is protected.
