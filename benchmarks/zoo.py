@@ -25,21 +25,20 @@ from tests.zoo.facts import HUGGING_FACE, TITLES, facts
 SEEDS = (0, 1, 2, 3)
 
 
-PREFIX = "hf_"
-TITLES_OF_ALL = {**TITLES, **{f"{PREFIX}{name}": f"{title} (transformers)" for name, title in HUGGING_FACE.items()}}
+ALL = {**TITLES, **HUGGING_FACE}
 
 
 def row_of(name: str) -> dict[str, Any]:
     """Return everything that is told of a net."""
     of = case(name) if name in ZOO else hugging_face(name)
-    return {"net": name, "title": TITLES_OF_ALL[name], **facts(of), **masking(of), **onnx(of)}
+    return {"net": name, "title": ALL[name], **facts(of), **masking(of), **onnx(of)}
 
 
 def hugging_face(name: str) -> Case:
     """Return a small model of transformers with random weights."""
     from tests.hugging_face_cases import inputs_of, made
 
-    own = name.removeprefix(PREFIX)
+    own = name.removeprefix("hf_")
     return make_case(name, made(own), inputs_of(own)())
 
 
@@ -86,14 +85,14 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--nets", nargs="+", choices=list(TITLES_OF_ALL), default=list(TITLES_OF_ALL), metavar="NET")
+    parser.add_argument("--nets", nargs="+", choices=list(ALL), default=list(ALL), metavar="NET")
     chosen = parser.parse_args().nets
     torch.set_num_threads(1)
     found = {row["net"]: row for row in known_rows("zoo")}
     for name in chosen:
         found[name] = row_of(name)
         print({key: value for key, value in found[name].items() if key != "title"}, flush=True)
-    rows = [found[name] for name in TITLES_OF_ALL if name in found]
+    rows = [found[name] for name in ALL if name in found]
     print(write_result("zoo", command="python -m benchmarks.zoo", seeds=SEEDS, rows=rows, summary=summarise(rows)).name)
 
 

@@ -68,17 +68,17 @@ TITLES: Mapping[str, str] = {
 }
 
 HUGGING_FACE: Mapping[str, str] = {
-    "bert": "BertForSequenceClassification",
-    "distilbert": "DistilBertForSequenceClassification",
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "t5": "T5ForConditionalGeneration",
-    "vit": "ViTForImageClassification",
-    "convnext": "ConvNextForImageClassification",
-    "swin": "SwinForImageClassification",
-    "resnet": "ResNetForImageClassification",
+    "hf_bert": "BertForSequenceClassification (transformers)",
+    "hf_distilbert": "DistilBertForSequenceClassification (transformers)",
+    "hf_gpt2": "GPT2LMHeadModel (transformers)",
+    "hf_llama": "LlamaForCausalLM (transformers)",
+    "hf_t5": "T5ForConditionalGeneration (transformers)",
+    "hf_vit": "ViTForImageClassification (transformers)",
+    "hf_convnext": "ConvNextForImageClassification (transformers)",
+    "hf_swin": "SwinForImageClassification (transformers)",
+    "hf_resnet": "ResNetForImageClassification (transformers)",
 }
-"""Models of transformers that `tests/hugging_face_cases.py` makes, by their classes."""
+"""What `tests/hugging_face_cases.py` makes, by its name there behind `hf_`."""
 
 
 def facts(of: Case) -> dict[str, Any]:
