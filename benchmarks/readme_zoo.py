@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +21,7 @@ def zoo_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
     for row in rows:
         kinds = ", ".join(NAMES.get(kind, BLOCKS) for kind in row["kinds"])
-        protected = "; ".join(f"{count}: {reason}" for reason, count in _short(row["protected"]).items())
+        protected = "; ".join(f"{count}: {reason}" for reason, count in row["protected"].items())
         cells = [
             row["title"],
             f"{row['parameters']:,}",
@@ -36,14 +35,6 @@ def zoo_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, "", *_reasons(rows)]
-
-
-def _short(reasons: Mapping[str, int]) -> Counter[str]:
-    """Return the reasons without the error that each quotes."""
-    found: Counter[str] = Counter()
-    for reason, count in reasons.items():
-        found[reason.partition(":")[0]] += count
-    return found
 
 
 def _compared(row: Mapping[str, Any]) -> str:

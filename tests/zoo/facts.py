@@ -12,7 +12,7 @@ from autoprune.groups import PruningGroup
 from .cases import Case, prunable_share
 
 OUTPUT = "its output is the model's output"
-_PLACE = re.compile(r" \(in '[^']*'\)")
+_DETAIL = re.compile(r"( \(in '[^']*'\)|:).*")
 
 TITLES: Mapping[str, str] = {
     "resnet14": "ResNet-14 (CIFAR)",
@@ -87,7 +87,7 @@ def facts(of: Case) -> dict[str, Any]:
     Layers that make the model's output are left out of what is protected: they are in every net.
     """
     kinds = Counter(_kind(group) for group in of.groups.groups)
-    reasons = Counter(_PLACE.sub("", layer.reason) for layer in of.groups.protected)
+    reasons = Counter(_DETAIL.sub("", layer.reason) for layer in of.groups.protected)
     del reasons[OUTPUT]
     return {
         "parameters": sum(p.numel() for p in of.model.parameters()),
