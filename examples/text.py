@@ -17,7 +17,7 @@ import re
 import tarfile
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -115,26 +115,27 @@ def needs_transformers() -> TaskError:
     return TaskError("This example needs transformers.", hint="Install it: pip install 'autoprune[hf]'.")
 
 
-def load_data(length: int, train: int, val: int, test: int) -> LabelledTokens:
-    """Return film sentences, that many of each split, and the other kinds as shifted domains; all drawn by class."""
+def load_data(length: int, sizes: Mapping[str, int]) -> LabelledTokens:
+    """Return the film sentences, with the other kinds as shifted domains.
 
-    def drawn(kind: str, rows: int) -> tuple[list[str], Labels]:
-        sentences, labels = read_sentences(kind)
-        if rows > len(sentences):
-            raise TaskError(f"There are {len(sentences)} sentences of {kind}. Asked for {rows}.", hint="Take fewer.")
-        chosen = stratified_subset(labels, rows, np.random.default_rng(0))
-        return [sentences[i] for i in chosen], labels[chosen]
-
-    parts = np.split(np.arange(train + val + test), [train, train + val])
-    splits = dict(zip(("train", "val", "test"), parts, strict=True))
+    Args:
+        length: Tokens of a row.
+        sizes: Split name -> sentences, which are drawn so that all splits have the same share of either class.
+    """
+    texts, labels = read_sentences(FILMS)
+    if sum(sizes.values()) > len(texts):
+        raise TaskError(f"There are {len(texts)} sentences. Asked for {sum(sizes.values())}.", hint="Take fewer.")
+    rng, rest, splits = np.random.default_rng(0), np.arange(len(texts)), dict[str, Labels]()
+    for name, size in sizes.items():
+        splits[name] = rest[stratified_subset(labels[rest], size, rng)]
+        rest = np.setdiff1d(rest, splits[name])
     shifts = {}
     for name, kind in SHIFTS.items():
-        others, answers = drawn(kind, SHIFTED)
-        shifts[name] = LabelledTokens(tokenized(others, length), answers)
-    texts, labels = drawn(FILMS, train + val + test)
-    return LabelledTokens(
-        tokenized(texts, length), labels, splits, shifts=shifts, class_names=("negative", "positive"), texts=texts
-    )
+        others, answers = read_sentences(kind)
+        drawn = stratified_subset(answers, SHIFTED, rng)
+        shifts[name] = LabelledTokens(tokenized([others[i] for i in drawn], length), answers[drawn])
+    tokens = tokenized(texts, length)
+    return LabelledTokens(tokens, labels, splits, shifts=shifts, class_names=("negative", "positive"), texts=texts)
 
 
 def build_network(layers: int) -> nn.Module:
@@ -186,7 +187,7 @@ def make_task(
         test: Sentences to score the front on.
         seed: Of the training.
     """
-    data = load_data(length, train, val, test)
+    data = load_data(length, {"train": train, "val": val, "test": test})
     recipe = Recipe(layers=layers, seed=seed)
 
     def build() -> nn.Module:
