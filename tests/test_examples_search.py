@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from example_data import EXAMPLES, needs
+from example_data import EXAMPLES, FEW, REDUCED, needs, reduced, searched
 
 import autoprune
 from autoprune.errors import TaskError
-from autoprune.search import SearchResult
 from autoprune.tasks import (
     ClassificationTask,
     DetectionTask,
@@ -22,32 +21,6 @@ from autoprune.tasks import (
     load_task,
     overlaps,
 )
-
-FEW_IMAGES = [256, 128, 128]
-REDUCED: dict[str, dict[str, Any]] = {
-    "fashion": {"depth": 8, "width": 8, "epochs": 1, "images": FEW_IMAGES},
-    "fashion_mobilenet": {"blocks": [1, 1, 1], "epochs": 1, "images": FEW_IMAGES},
-    "mlp": {"epochs": 2, "images": FEW_IMAGES},
-    "detection": {"width": 16, "epochs": 1, "scenes": [96, 40, 40]},
-    "stocks": {"hidden": 64, "epochs": 1, "rows": 600},
-    "diabetes": {"hidden": 64, "epochs": 5},
-}
-FEW = (
-    *("search.budget.evaluations=4", "search.budget.proxy_evaluations=0", "search.controls=0"),
-    *("recovery.short_steps=2", "recovery.full_steps=4", "recovery.finalists=2", "recovery.val_images=null"),
-    *("recovery.proxy_images=16", "recovery.batch_size=16", "latency.rounds=5", "latency.final_rounds=10"),
-    "constraints.max_drop=null",
-)
-
-
-def reduced(name: str, **arguments: Any) -> Any:
-    needs(name)
-    return load_task(f"{name}.py:make_task", REDUCED[name] | arguments, base=EXAMPLES)
-
-
-def searched(name: str, folder: Path, *overrides: str) -> SearchResult:
-    needs(name)
-    return autoprune.run_search(EXAMPLES / f"{name}.yaml", overrides=[f"output={folder}", *overrides])
 
 
 @pytest.mark.parametrize("name", sorted(REDUCED))

