@@ -2,8 +2,10 @@
 
     autoprune search examples/language.yaml
 
-The text is what Debian's package `bible-kjv` prints; `task_args: {text: FILE}` takes any other. `python
-examples/language.py` trains the network and scores it.
+The text is what Debian's package `bible-kjv` prints; `task_args: {text: FILE}` takes any other. The dense network:
+825,856 parameters, test perplexity 5.80 a character (val 5.81; 9.56 with 5% of the letters wrong), trained for 500
+steps in 78 s of CPU (one core of an AMD EPYC server), then cached. That is short, and recovery goes on training: models
+of which little is cut end up better than the dense one. `python examples/language.py` trains and scores it.
 """
 
 from __future__ import annotations
