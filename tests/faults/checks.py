@@ -29,6 +29,7 @@ KNOWN = {
     "front.csv",
     "front.json",
     "front.md",
+    "pictures.json",
     "report.html",
     "run.lock",
     "study.db",

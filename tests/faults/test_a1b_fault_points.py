@@ -40,6 +40,7 @@ POINTS = {
     "directory-written.front": 1,
     "directory-renamed.front": 1,
     "member-emitted": 1,
+    "file-written.pictures.json": 1,
     "file-written.front.csv": 1,
     "file-written.front.json": 1,
     "file-renamed.front.json": 1,
