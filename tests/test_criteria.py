@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import torch
 from criteria_cases import Net, by_hand, image_task, linear, permute, randomised, score, square_task
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autoprune.axes import AXES
 from autoprune.errors import CandidateError, ConfigError, UnknownNameError
 from autoprune.groups import DimensionUnits, ModelGroups, PruningGroup, SlicingPlan, find_groups
 from autoprune.pruning.criteria import CRITERIA, CriterionContext, importance, normalized
+from autoprune.tasks.protocol import Inputs
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +184,30 @@ def test_taylor_without_a_task_is_refused() -> None:
     model = linear([[1.0], [2.0]])
     with pytest.raises(ConfigError, match="needs a task"):
         score("taylor", model, by_hand(model, 2, {"0.weight": 0}))
+
+
+class Gated(nn.Module):
+    """A hidden layer under a gate."""
+
+    def __init__(self, gate: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.hidden, self.out, self.gate = nn.Linear(6, 8), nn.Linear(8, 2), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden: Tensor = self.hidden(x)
+        logits: Tensor = self.out(hidden.tanh() * self.gate(hidden))
+        return logits
+
+
+def test_hessian_of_an_operator_without_second_derivatives_is_that_of_an_equal_one_that_has_them() -> None:
+    x = np.random.default_rng(0).normal(scale=0.2, size=(60, 6))
+    scores = []
+    for gate in (F.hardsigmoid, lambda h: (h / 6.0 + 0.5).clamp(0.0, 1.0)):
+        model = randomised(Gated(gate))
+        groups = find_groups(model, Inputs((torch.randn(2, 6),), {}))
+        scores.append(score("hessian", model, groups, square_task(x)))
+    assert scores[0] == pytest.approx(scores[1], rel=1e-2, abs=1e-4 * max(scores[1]))
+    assert scores[0] != scores[1]
 
 
 def test_random_differs_from_seed_to_seed(context: CriterionContext) -> None:

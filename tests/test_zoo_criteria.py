@@ -36,6 +36,7 @@ def pairs() -> list[object]:
     quick = {(name, CRITERIA[(2 * i + j) % len(CRITERIA)]) for i, name in enumerate(nets) for j in (0, 1)}
     quick |= {(name, criterion) for name in LARGE for criterion in ("l1", "taylor")}
     quick |= {(name, "bn_scale") for name in ("mobilenetv3", "yolo", "pointnet")}
+    quick |= {("mobilenetv3", "hessian"), ("structured", "noise")}
     return [
         pytest.param(name, criterion, marks=() if (name, criterion) in quick else pytest.mark.slow)
         for name in ZOO

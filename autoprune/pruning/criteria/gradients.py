@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from autoprune.groups.recording import tensors_of
 from autoprune.groups.types import NO_UNIT
 from autoprune.pruning.criteria.base import (
     CRITERIA,
@@ -30,10 +31,10 @@ from autoprune.pruning.criteria.base import (
     require_finite,
 )
 from autoprune.pruning.criteria.magnitude import l2
-from autoprune.tasks.base import tensors_of
 from autoprune.tasks.protocol import Inputs
 
 PROBES = 8
+STEP = 1e-3
 
 Keys = Mapping[str, tuple[Key, ...]]
 Leaves = dict[str, Tensor]
@@ -186,21 +187,58 @@ def curvatures_of(
     places: Mapping[Key, Tensor],
     generator: torch.Generator,
 ) -> list[Leaves]:
-    """Return z * Hz by parameter for each of the random z."""
-    inputs, out = list(leaves.values()), []
-    with eval_mode(context.model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-        args, kwargs = drawn.inputs
-        loss = loss_of(context, drawn.batch)(functional_call(context.model, leaves, args, kwargs))
-        slopes = torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+    """Return z * Hz by parameter for each of the random z.
+
+    Hz comes from second derivatives; where torch has none for an operator (such as hardsigmoid), from differences of
+    gradients.
+    """
+    probes = [{n: _placed(n, _signs(p, generator), places) for n, p in leaves.items()} for _ in range(PROBES)]
+    loss = loss_of(context, drawn.batch)
+    with sdpa_kernel(SDPBackend.MATH):
+        try:
+            found = _by_second_derivatives(context, leaves, drawn.inputs, loss, probes)
+        except RuntimeError as error:
+            if "not implemented" not in str(error):
+                raise
+            found = [_by_differences(context, leaves, drawn.inputs, loss, signs) for signs in probes]
+    return [
+        {name: z * products[name] for name, z in signs.items()} for signs, products in zip(probes, found, strict=True)
+    ]
+
+
+def _by_second_derivatives(
+    context: CriterionContext, leaves: Leaves, inputs: Inputs, loss: Scalar, probes: Sequence[Leaves]
+) -> list[Leaves]:
+    """Return Hz by parameter for each z, by differentiating the gradients."""
+    parameters, out = list(leaves.values()), []
+    with eval_mode(context.model), torch.enable_grad():
+        value = loss(functional_call(context.model, leaves, inputs.args, inputs.kwargs))
+        slopes = torch.autograd.grad(value, parameters, create_graph=True, allow_unused=True)
         used = [s for s in slopes if s is not None and s.requires_grad]
-        for _ in range(PROBES):
-            signs = {name: _placed(name, _signs(p, generator), places) for name, p in leaves.items()}
+        for signs in probes:
             kept = [z for z, s in zip(signs.values(), slopes, strict=True) if s is not None and s.requires_grad]
-            none = [None] * len(inputs)
-            found = torch.autograd.grad(used, inputs, kept, retain_graph=True, allow_unused=True) if used else none
-            pairs = zip(signs.items(), found, strict=True)
-            out.append({name: torch.zeros_like(z) if h is None else (z * h).detach() for (name, z), h in pairs})
+            none = [None] * len(parameters)
+            found = torch.autograd.grad(used, parameters, kept, retain_graph=True, allow_unused=True) if used else none
+            pairs = zip(leaves.items(), found, strict=True)
+            out.append({name: torch.zeros_like(p) if h is None else h.detach() for (name, p), h in pairs})
     return out
+
+
+def _by_differences(context: CriterionContext, leaves: Leaves, inputs: Inputs, loss: Scalar, signs: Leaves) -> Leaves:
+    """Return Hz by parameter: the change of the gradients along z, by a step that is small beside the weights."""
+    squares = sum(float(p.detach().square().sum()) for p in leaves.values())
+    size = math.sqrt(squares / sum(p.numel() for p in leaves.values()))
+    step = STEP * (size or 1.0)
+    moved = [
+        gradients_of(
+            context,
+            {name: (p.detach() + way * step * signs[name]).requires_grad_() for name, p in leaves.items()},
+            inputs,
+            loss,
+        )
+        for way in (1.0, -1.0)
+    ]
+    return {name: (moved[0][name] - moved[1][name]) / (2.0 * step) for name in leaves}
 
 
 def places_of(context: CriterionContext) -> dict[Key, Tensor]:
