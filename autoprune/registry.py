@@ -61,7 +61,8 @@ class Registry(Mapping[str, T]):
                     f"The {self.kind} {point.name!r} ({point.value}) cannot be loaded: {type(error).__name__}: {error}",
                     hint="Mend or uninstall the package that declares it.",
                 ) from error
-        self._items = {**loaded, **self._items}
+        for name, item in loaded.items():
+            self._items.setdefault(name, item)
 
     def __getitem__(self, name: str) -> T:
         self._load_plugins()
