@@ -49,6 +49,21 @@ def materialise() -> str:
     return _with_origin(data, lines)
 
 
+def large() -> str:
+    """Return what large models cost before any training."""
+    data = _benchmark("large")
+    told = {"trace": "trace", "verify": "prove", "parts": "parts", "find_groups": "all three", "candidate": "candidate"}
+    lines = [
+        f"| model | parameters | weights, MiB | {' | '.join(f'{t}: CPU s / MiB' for t in told.values())} |",
+        f"| --- | ---: | ---: |{' ---: |' * len(told)}",
+    ]
+    for model, row in data["summary"]["models"].items():
+        cells = [f"{row['steps'][s]['cpu_seconds']:.3g} / {row['steps'][s]['peak_mib']:.0f}" for s in told]
+        sizes = f"{row['mib']['dense']:.0f} (candidate {row['mib']['candidate']:.0f})"
+        lines.append(f"| {model} | {row['parameters'] / 1e6:.1f} M | {sizes} | {' | '.join(cells)} |")
+    return _with_origin(data, lines)
+
+
 def latency_noise() -> str:
     """Return the spread of the speed-up by protocol and load."""
     data = _benchmark("latency_noise")
@@ -173,6 +188,7 @@ TABLES = {
     "demo": demo,
     "examples": examples,
     "materialise": materialise,
+    "large": large,
     "latency_noise": latency_noise,
     "search_quality": search_quality,
     "predictor": predictor,

@@ -12,9 +12,9 @@ from autoprune.artifacts.files import PLAN, PROBES, WEIGHTS, read_plan, require_
 from autoprune.artifacts.probes import read_probes
 from autoprune.errors import ArtifactError
 from autoprune.groups import prepare_model, rebuild
+from autoprune.groups.cloning import sharing_clone
 from autoprune.groups.pretrained import describe, is_pretrained
 from autoprune.groups.zeros import check_zeros
-from autoprune.tasks.copying import copied
 
 
 def load(directory: str | Path, model: nn.Module) -> nn.Module:
@@ -33,7 +33,7 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     folder = Path(directory)
     require_intact(folder, [PLAN, WEIGHTS])
     plan = read_plan(folder)
-    prepared, _ = prepare_model(copied(model), plan.prepared)
+    prepared, _ = prepare_model(sharing_clone(model), plan.prepared)
     pruned = rebuild(prepared, plan)
     try:
         weights = load_file(folder / WEIGHTS)

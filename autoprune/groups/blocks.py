@@ -131,8 +131,7 @@ def _same_after_slicing(
     keep = set(blocks)
     slicer, rng = Slicer(model, groups.plan), np.random.default_rng(_SEED)
     for _ in range(_PROBES if keep and groups.groups else 0):
-        sliced = slicer.slice(_random_alive(groups, rng))
-        shapes = _shapes(sliced, inputs, {path: blocks[path].source for path in keep})
+        shapes = _shapes(slicer.slice(_random_alive(groups, rng)), inputs, {path: blocks[path].source for path in keep})
         keep &= {path for path, (before, after) in shapes.items() if before == after}
     return keep
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import BuiltinFunctionType, FunctionType, NoneType
 from typing import Any
 
@@ -46,6 +46,17 @@ def clone_model(model: nn.Module, replacements: Mapping[int, Tensor]) -> nn.Modu
         replacements: `id` of an original parameter or buffer -> the data that its clone holds, taken without a copy.
     """
     return _Clone(model, replacements).model
+
+
+def sharing_clone(model: nn.Module, copied: Collection[int] = ()) -> nn.Module:
+    """Return a clone to look at, run or take apart: its parameters share the original's memory, buffers do not.
+
+    Args:
+        model: The original; what replaces a module or a parameter of the clone does not reach it.
+        copied: `id` of parameters that shall be copied too, since they are to be written to.
+    """
+    shared = {id(p): p.detach() for p in model.parameters() if id(p) not in copied}
+    return clone_model(model, shared)
 
 
 class _Clone:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.groups.blocks import removable_blocks
-from autoprune.groups.cloning import clone_model
+from autoprune.groups.cloning import sharing_clone
 from autoprune.groups.edits import apply_edits, replace_module
 from autoprune.groups.factors import can_factor, empty_factors
 from autoprune.groups.layers import layer_of, weighted_layers
@@ -65,7 +65,7 @@ def find_parts(
         protect: Globs over layer names (for modules without weights, over their own); what matches stays whole.
         only: Globs likewise; what matches none stays whole.
     """
-    patterns, working = _Patterns(protect, only), clone_model(model, {}).eval()
+    patterns, working = _Patterns(protect, only), sharing_clone(model).eval()
     try:
         found = _Found(working, inputs, record(working, inputs))
     except FORWARD_ERRORS:
@@ -133,7 +133,8 @@ def _proven(found: _Found, edits: Sequence[Edit]) -> Sequence[Edit]:
 
 def _works(found: _Found, edits: Sequence[Edit]) -> bool:
     """Tell whether an edited model runs with outputs of the same shapes, and equal ones where norms are folded."""
-    model = clone_model(found.model, {})
+    written = {id(p) for e in edits if e.other for p in found.model.get_submodule(e.other).parameters()}
+    model = sharing_clone(found.model, written)
     apply_edits(model, [edit for edit in edits if edit.kind != "low_rank"])
     for edit in edits:
         if edit.kind == "low_rank":

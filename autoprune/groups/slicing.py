@@ -95,6 +95,25 @@ class Slicer:
         """
         return _apply(self.model, self._tensors, self._cut(alive), self._holders)
 
+    def outline(self, alive: BoolArray) -> nn.Module:
+        """Return a model of the shapes that `slice` gives, whose cut tensors hold anything and the others' memory.
+
+        Exporting it is as good as exporting the slice, and takes no memory for weights: no entry is ever touched.
+        """
+        cut = self._cut(alive)
+        blank = {
+            name: self._tensors[name].new_empty(
+                [len(dims[d]) if d in dims else n for d, n in enumerate(self._tensors[name].shape)]
+            )
+            for name, dims in cut.kept.items()
+        }
+        for name, grouped in cut.grouped.items():
+            original = self._tensors[name]
+            blank[name] = original.new_empty([grouped.rows.size, grouped.columns.shape[1], *original.shape[2:]])
+        replacements = {id(self._tensors[name]): data for name, data in blank.items()}
+        shared = {id(tensor): tensor.detach() for tensor in self._tensors.values()}
+        return _finish(clone_model(self.model, shared | replacements), cut, self._holders)
+
     def mask(self, alive: BoolArray) -> nn.Module:
         """Return a clone of full size in which every entry of a removed unit is zero."""
         living = self._extend(alive)
@@ -224,7 +243,11 @@ def _apply(model: nn.Module, tensors: Mapping[str, Tensor], cut: _Cut, holders: 
             replacements[id(tensors[name])] = _gather(tensors[name], dims)
         for name, grouped in cut.grouped.items():
             replacements[id(tensors[name])] = _gather_grouped(tensors[name], grouped)
-    clone = clone_model(model, replacements)
+    return _finish(clone_model(model, replacements), cut, holders)
+
+
+def _finish(clone: nn.Module, cut: _Cut, holders: Iterable[str]) -> nn.Module:
+    """Set the attributes of a clone that follow its tensors' sizes."""
     for path, values in cut.attributes.items():
         module = clone.get_submodule(path)
         for attribute, value in values.items():

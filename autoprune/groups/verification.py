@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import AutopruneError
 from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
 from autoprune.groups.cloning import size_attributes
-from autoprune.groups.slicing import slice_model
+from autoprune.groups.slicing import Slicer
 from autoprune.groups.tracing import EXPORT_FAILED, Trace, export_program, partition
 from autoprune.groups.tracing.labels import BoolArray, Labels
 from autoprune.groups.tracing.operators import operator_name
@@ -219,8 +219,8 @@ class _Verifier:
         self.exports += 1
         alive = self._sample(assembly, groups) if alive is None else alive
         try:
-            pruned = slice_model(self.trace.model, assembly.groups.plan, alive)
-            program = export_program(pruned, self.inputs)
+            outline = Slicer(self.trace.model, assembly.groups.plan).outline(alive)
+            program = export_program(outline, self.inputs)
         except AutopruneError as error:
             return str(error).removeprefix(EXPORT_FAILED)
         return mismatch(self.trace, program, assembly.alive_atoms(alive))
