@@ -224,6 +224,38 @@ def _call(model: nn.Module, inputs: Inputs) -> list[Tensor]:
     return [tensor for tensor in outputs if tensor.grad_fn is not None]
 
 
+def unreached_layers(model: nn.Module, inputs: Inputs) -> dict[str, frozenset[int]]:
+    """Return the layers that a forward pass neither calls nor uses, with the sizes of their inputs and outputs.
+
+    A parameter without gradient of any output was not used; neither was it where a detour hides the gradient, so the
+    layers that were called are taken out.
+
+    Args:
+        model: Run as it is; its float parameters require gradients.
+        inputs: Arguments of one forward pass.
+    """
+    called: set[str] = set()
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, p=path: called.add(p)) for path, module in model.named_modules()
+    ]
+    try:
+        with torch.enable_grad():
+            outputs = _call(model, inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    gradients: Sequence[Tensor | None] = torch.autograd.grad(
+        [t.sum() for t in outputs], list(named.values()), allow_unused=True
+    )
+    found: dict[str, frozenset[int]] = {}
+    for (name, parameter), gradient in zip(named.items(), gradients, strict=True):
+        path = name.rpartition(".")[0]
+        if gradient is None and path not in called:
+            found[path] = found.get(path, frozenset()) | frozenset(parameter.shape[:2])
+    return found
+
+
 def tensors_in(outputs: Any) -> list[Tensor]:
     """Return the tensors of a model's output in order, through dicts, lists and tuples."""
     if isinstance(outputs, Tensor):

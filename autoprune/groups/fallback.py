@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 from autoprune.groups.cloning import clone_model
-from autoprune.groups.depgraph import Coupling, RootGroup, couple, tensors_in
+from autoprune.groups.depgraph import Coupling, RootGroup, couple, tensors_in, unreached_layers
 from autoprune.groups.layers import layer_kind, output_dim, weighted_layers
 from autoprune.groups.recording import FORWARD_ERRORS
 from autoprune.groups.slicing import Slicer
@@ -61,10 +61,14 @@ def find_groups_fallback(model: nn.Module, inputs: Inputs) -> ModelGroups:
     reasons: dict[str, str] = {}
     candidates = _candidates(coupling, roots, classes, reasons)
     working.eval()
+    unreached = unreached_layers(working, inputs)
+    reasons.update(dict.fromkeys(unreached, "the example inputs do not reach it"))
     probe = _Probe(working, inputs)
     passed = []
     for candidate in candidates:
-        problem, exact = probe.alone(_plan(coupling, classes, [candidate]))
+        exact, problem = False, _may_meet(coupling, classes, candidate, unreached)
+        if not problem:
+            problem, exact = probe.alone(_plan(coupling, classes, [candidate]))
         if problem:
             reasons.update(dict.fromkeys(_layers(candidate), problem))
         else:
@@ -102,6 +106,21 @@ def _candidates(
         norms = sorted({norm for group in members for norm in group.batch_norms}, key=order.__getitem__)
         found.append(_Candidate(_path(producers[0][0]), np.array(units), tuple(producers), tuple(norms)))
     return sorted(found, key=lambda c: order[c.name])
+
+
+def _may_meet(
+    coupling: Coupling, classes: IntArray, candidate: _Candidate, unreached: Mapping[str, frozenset[int]]
+) -> str:
+    """Return which unreached layer may read or join a group's outputs on another branch, or an empty text.
+
+    No trace shows what that branch does, so any layer counts one of whose dimensions is a multiple (as after flatten)
+    of one of the group's.
+    """
+    sizes = {len(a) for a in coupling.dimensions.values() if np.isin(classes[a], candidate.classes).any()}
+    for path, dimensions in unreached.items():
+        if any(dimension % size == 0 for dimension in dimensions for size in sizes if size > 1):
+            return f"{path!r}, which the example inputs do not reach, may read or join its outputs"
+    return ""
 
 
 def _merged(roots: Sequence[RootGroup], classes: IntArray) -> list[list[RootGroup]]:
