@@ -43,11 +43,13 @@ $(PACKAGES_STAMP): | $(STAMP)
 demo: venv ## Prune a trained network: search, front as a table, models in results/digits
 	$(BIN)/autoprune search examples/digits.yaml
 
-test: lint data ## Lint, types and tests
-	$(BIN)/pytest -m 'not slow'
+test: lint data ## Lint, types and tests; what needs the machine for itself comes after the rest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not slow and not alone'
+	$(BIN)/pytest -m 'not slow and alone'
 
 test-all: lint data ## The same with the long sweeps
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile -m 'not alone'
+	$(BIN)/pytest -m alone
 
 lint: venv ## Style and types only
 	$(BIN)/ruff check .

@@ -13,6 +13,25 @@ from autoprune.search.study import quiet_optuna
 
 torch.set_num_threads(1)
 
+TESTS = Path(__file__).parent
+ALONE = frozenset(
+    {"browser", "cluster", "faults"}
+    | {f"test_{name}.py" for name in ("cli_engine", "cli_interrupt", "devices", "distributed", "executors", "host_gate")}
+    | {f"test_{name}.py" for name in ("latency", "ray_pool", "remote_store", "run_lock", "staged", "tune", "underway")}
+    | {f"test_{name}.py" for name in ("benchmarks_scaling", "examples_search", "learned_search", "search")}
+)
+"""Folders and files of tests that start processes, clusters or servers, or measure time."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs with nothing beside it."""
+    gone = [name for name in ALONE if not (TESTS / name).exists()]
+    if gone:
+        raise pytest.UsageError(f"conftest.py: ALONE names what does not exist: {', '.join(gone)}")
+    for item in items:
+        if item.path.relative_to(TESTS).parts[0] in ALONE:
+            item.add_marker(pytest.mark.alone)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
