@@ -15,10 +15,10 @@ torch.set_num_threads(1)
 
 TESTS = Path(__file__).parent
 ALONE = frozenset(
-    {"browser", "cluster", "faults"}
-    | {f"test_{name}.py" for name in ("cli_engine", "cli_interrupt", "devices", "distributed", "executors", "host_gate")}
-    | {f"test_{name}.py" for name in ("latency", "ray_pool", "remote_store", "run_lock", "staged", "tune", "underway")}
-    | {f"test_{name}.py" for name in ("benchmarks_scaling", "examples_search", "learned_search", "search")}
+    {"browser", "cluster", "faults", "test_benchmarks_scaling.py", "test_cli_engine.py", "test_cli_interrupt.py"}
+    | {"test_devices.py", "test_distributed.py", "test_examples_search.py", "test_executors.py", "test_host_gate.py"}
+    | {"test_latency.py", "test_learned_search.py", "test_ray_pool.py", "test_remote_store.py", "test_run_lock.py"}
+    | {"test_search.py", "test_staged.py", "test_tune.py", "test_underway.py"}
 )
 """Folders and files of tests that start processes, clusters or servers, or measure time."""
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tracing_nets import Net, sequence
-from units import equal, run
+from units import built, equal, run, traced
 
 from autoprune.groups import ModelGroups, find_groups, mask_model, slice_model
 from autoprune.tasks.protocol import Inputs
@@ -63,10 +63,12 @@ class SharedKeys(nn.Module):
         return self.b(y.transpose(1, 2).flatten(2))
 
 
-def shared_keys(num_heads: int, num_kv_heads: int, attend: Attend) -> tuple[SharedKeys, Inputs, ModelGroups]:
+def shared_keys(
+    num_heads: int, num_kv_heads: int, attend: Attend, *, query_heads: bool = False
+) -> tuple[SharedKeys, Inputs, ModelGroups]:
     torch.manual_seed(0)
     model, inputs = SharedKeys(num_heads, num_kv_heads, attend).eval(), Inputs((sequence(),), {})
-    return model, inputs, find_groups(model, inputs)
+    return model, inputs, find_groups(model, inputs, query_heads=query_heads)
 
 
 def by_hand(model: SharedKeys, q_heads: list[int], kv_heads: list[int]) -> SharedKeys:
@@ -88,6 +90,24 @@ def test_key_head_goes_with_the_query_heads_that_share_it(attend: Attend) -> Non
     sliced = slice_model(model, found.plan, np.array([True, False, True]))
     assert (sliced.num_heads, sliced.num_kv_heads) == (4, 2)
     assert equal(run(sliced, inputs), run(by_hand(model, [0, 1, 4, 5], [0, 2]), inputs))
+
+
+@pytest.mark.parametrize("attend", ATTENDS.values(), ids=ATTENDS)
+def test_query_heads_of_every_key_head_are_units_where_that_is_asked_for(attend: Attend) -> None:
+    model, inputs, found = shared_keys(6, 2, attend, query_heads=True)
+    assert [(g.name, g.width, g.granularity) for g in found.groups] == [("q", 3, "head")]
+    assert {p.name for p in found.protected} == {"k", "v", "b"}
+    sliced = slice_model(model, found.plan, np.array([True, False, True]))
+    assert (sliced.num_heads, sliced.num_kv_heads) == (4, 2)
+    assert equal(run(sliced, inputs), run(by_hand(model, [0, 2, 3, 5], [0, 1]), inputs))
+
+
+def test_asking_for_query_heads_changes_nothing_where_no_key_head_is_shared() -> None:
+    for name in ("vit", "t5", "swin", "resnet20_pad", "unet"):
+        asked, usual = find_groups(*built(name), query_heads=True), traced(name)
+        assert [(g.name, g.width, g.producers) for g in asked.groups] == [
+            (g.name, g.width, g.producers) for g in usual.groups
+        ]
 
 
 @pytest.mark.parametrize("attend", MULTI_QUERY.values(), ids=MULTI_QUERY)

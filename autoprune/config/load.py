@@ -20,7 +20,7 @@ from autoprune.config.validation import check_document
 from autoprune.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "AUTOPRUNE_"
-LATER = ("robustness",)
+LATER = ("robustness", "groups.query_heads")
 
 
 @dataclass(frozen=True)
@@ -116,11 +116,15 @@ def dump_config(config: RunConfig) -> str:
 def config_digest(config: RunConfig) -> str:
     """Return 64 hex digits that are equal for equal configurations.
 
-    A section of `LATER` counts where it is not left at its defaults, so that the digests of older runs stay valid.
+    What stands in `LATER` counts where it is not left at its default, so that the digests of older runs stay valid.
     """
     values, default = effective_config(config), effective_config(RunConfig(task=config.task))
-    told = {key: value for key, value in values.items() if key not in LATER or value != default[key]}
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
+    for name in LATER:
+        section, _, key = name.rpartition(".")
+        own, usual = (values[section], default[section]) if section else (values, default)
+        if own[key] == usual[key]:
+            del own[key]
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 

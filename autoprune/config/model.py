@@ -122,6 +122,9 @@ class GroupsConfig(Section):
 
     protect: tuple[str, ...] = Field((), description="Modules that stay whole.")
     only: tuple[str, ...] = Field(("*",), description="Modules that may be pruned.")
+    query_heads: bool = Field(
+        False, description="Grouped-query attention: cut query heads of every key head, not key heads with theirs."
+    )
 
 
 class RobustnessConfig(Section):

@@ -22,7 +22,12 @@ SHOWN = 8
 
 
 def find_groups(
-    model: nn.Module, inputs: Inputs, *, protect: Sequence[str] = (), only: Sequence[str] = ("*",)
+    model: nn.Module,
+    inputs: Inputs,
+    *,
+    protect: Sequence[str] = (),
+    only: Sequence[str] = ("*",),
+    query_heads: bool = False,
 ) -> ModelGroups:
     """Return the prunable groups of a model and its protected layers with the reason.
 
@@ -33,12 +38,14 @@ def find_groups(
         inputs: Arguments of one forward pass; sizes of batch, space and time hold for all that follows.
         protect: Globs over layer names; a group that any of its producing layers matches stays whole.
         only: Globs over layer names; a group that none of its producing layers matches stays whole.
+        query_heads: In attention whose query heads share key heads, cut one query head of every key head (all key heads
+            stay) rather than key heads with all their query heads.
 
     Raises:
         GroupError: The model fails on the inputs, a pattern matches no layer, or nothing can be pruned.
     """
     try:
-        found = verify(trace_model(model, inputs), inputs)
+        found = verify(trace_model(model, inputs, query_heads=query_heads), inputs)
     except ExportError as error:
         found = _fall_back(model, inputs, error)
     whole = found

@@ -299,7 +299,9 @@ def _shrink(model: nn.Module, groups: ModelGroups, alive: npt.NDArray[np.bool_],
                 weight.mul_(factor.reshape(shape))
 
 
-def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | None = None) -> PrunedModel:
+def prune(
+    model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | None = None, query_heads: bool = False
+) -> PrunedModel:
     """Prune one model: find its groups, cut it to a policy, recover it.
 
     Args:
@@ -307,6 +309,7 @@ def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | 
         policy: Sparsity per group name and strategy.
         task: Gives example inputs, data and loss.
         recovery: Budget; None only recalibrates BatchNorm.
+        query_heads: As in the run that the policy comes from (`groups.query_heads`).
 
     Raises:
         ConfigError: The policy names a group that the model does not have.
@@ -315,7 +318,7 @@ def prune(model: nn.Module, policy: Policy, task: Task, *, recovery: Recovery | 
     """
     dense, prepared = prepare_model(copied(model).eval())
     example = task.example_inputs()
-    groups = find_groups(dense, example, protect=task.protect)
+    groups = find_groups(dense, example, protect=task.protect, query_heads=query_heads)
     budget = recovery or Recovery(steps=0, batch_size=64, calibration=256)
     pruned = Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)
     if is_pretrained(pruned.model):

@@ -91,7 +91,13 @@ class Workbench:
         self.model, self.prepared = prepare_model(self.task.build_model().eval())
         self.example = self.task.example_inputs()
         protect = (*self.config.groups.protect, *self.task.protect)
-        self.groups: ModelGroups = find_groups(self.model, self.example, protect=protect, only=self.config.groups.only)
+        self.groups: ModelGroups = find_groups(
+            self.model,
+            self.example,
+            protect=protect,
+            only=self.config.groups.only,
+            query_heads=self.config.groups.query_heads,
+        )
         self.space: BoundSpace = load_space(self.config.space, base=setup.base).bind(self.groups)
         self.objectives: tuple[Objective, ...] = objectives_of(self.config, self.task)
         refuse_idle(self.space, self.objectives)

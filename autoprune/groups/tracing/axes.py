@@ -69,8 +69,10 @@ def choose_axes(evidence: Evidence) -> AxisChoice:
 
     chosen: set[int] = set()
     axis_of: dict[Block, int | None] = {}
-    for block in sorted(blocks, key=lambda b: _priority(b, names(b), set(kept), contracted)):
-        order = [i for i in _preference(block, names(block), contracted, wanted) if names(block)[i] not in kept]
+    first_copies = evidence.copies_first
+    for block in sorted(blocks, key=lambda b: _priority(b, names(b), set(kept), contracted, first_copies)):
+        order = _preference(block, names(block), contracted, wanted, first_copies)
+        order = [i for i in order if names(block)[i] not in kept]
         order.sort(key=lambda i: (names(block)[i] not in chosen, alike[names(block)[i]] not in alike[list(chosen)]))
         axis_of[block] = order[0] if order else None
         chosen |= {names(block)[i] for i in order[:1]}
@@ -86,22 +88,29 @@ def _same_arrangement(blocks: list[Block]) -> list[tuple[Block, Block]]:
     return [(a, b) for a, b in pairs if a is not b]
 
 
-def _priority(block: Block, names: list[int], kept: set[int], contracted: set[int]) -> tuple[int, bool, bool, bool]:
+def _priority(
+    block: Block, names: list[int], kept: set[int], contracted: set[int], copies_first: bool
+) -> tuple[int, bool, bool, bool]:
     """Order blocks so that those with the least choice, then those that know their axis, choose first."""
     only_copies = len(block.copies) == block.atoms.ndim
-    return -sum(n in kept for n in names), only_copies, block.kind == "view", not contracted & set(names)
+    behind = only_copies or not block.copies if copies_first else only_copies
+    return -sum(n in kept for n in names), behind, block.kind == "view", not contracted & set(names)
 
 
-def _preference(block: Block, names: list[int], contracted: set[int], wanted: set[int]) -> list[int]:
+def _preference(
+    block: Block, names: list[int], contracted: set[int], wanted: set[int], copies_first: bool
+) -> list[int]:
     """Return the axes that can be cut, best first.
 
     A view used as heads x head_dim (one axis contracted, the other kept) is cut along the one kept; a view that is
     only merged again is cut along one that meets plain channels, else along its longest axis, which leaves small
-    literal factors alone. An axis along which everything is repeated comes behind one that holds what is repeated.
+    literal factors alone. An axis along which everything is repeated comes behind one that holds what is repeated,
+    unless copies come first.
     """
     axes = [i for i, size in enumerate(block.atoms.shape) if size > 1]
     if block.kind != "view":
         return sorted(axes, key=lambda i: i != block.preferred)
+    late = {i for i in axes if (i in block.copies) != (copies_first and bool(block.copies))}
     if contracted & set(names):
-        return sorted(axes, key=lambda i: (names[i] in contracted, i in block.copies))
-    return sorted(axes, key=lambda i: (i in block.copies, names[i] not in wanted, -block.atoms.shape[i]))
+        return sorted(axes, key=lambda i: (names[i] in contracted, i in late))
+    return sorted(axes, key=lambda i: (i in late, names[i] not in wanted, -block.atoms.shape[i]))

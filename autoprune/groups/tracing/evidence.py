@@ -49,6 +49,7 @@ class Evidence:
         wanted: Axes of blocks that meet channels which are cut whatever is chosen.
         statistics: Atoms, or a block axis, over which a mean, variance, norm or sum is taken.
         regions: Atoms between two neighbouring bounds at which a literal or an attribute cuts a dimension.
+        copies_first: Whether a block is cut along an axis of copies rather than along what is copied.
         module: Path of the module whose forward is being walked.
         node: Name of the graph's node being walked.
     """
@@ -63,6 +64,7 @@ class Evidence:
     statistics: list[tuple[IntArray, BlockAxis | None]] = field(default_factory=list)
     regions: list[IntArray] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
+    copies_first: bool = False
     module: str = ""
     node: str = ""
 

@@ -47,13 +47,15 @@ class Trace:
     unknown: dict[str, Cause] = field(default_factory=dict)
 
 
-def trace_model(model: nn.Module, inputs: Inputs) -> Trace:
+def trace_model(model: nn.Module, inputs: Inputs, *, query_heads: bool = False) -> Trace:
     """Export the model and label every tensor of its graph.
+
+    `query_heads`: as in `find_groups`.
 
     Raises:
         ExportError: The model cannot be exported.
     """
-    trace = Trace(model, export_program(model, inputs))
+    trace = Trace(model, export_program(model, inputs), Evidence(copies_first=query_heads))
     trace.weights.convolutions = _convolution_weights(model)
     own = _own_tensors(model, trace.program)
     seen: dict[int, Labels] = {}
