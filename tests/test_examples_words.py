@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,22 @@ def test_what_the_examples_read_is_named_where_it_is_missing(monkeypatch: pytest
         language_task(text=str(tmp_path / "none.txt"))
     (tmp_path / "mine.txt").write_text("To be, or not to be, that is the question. " * 200)
     assert language_task(text=str(tmp_path / "mine.txt")).data.vocabulary < 25
+
+
+def test_what_the_text_example_needs_is_named_where_it_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    needs("text")
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "tokenizers", None)
+        with pytest.raises(TaskError, match="needs transformers") as missing:
+            text_task()
+    assert "pip install 'autoprune[hf]'" in str(missing.value.hint)
+    package = runpy.run_path(str(EXAMPLES / "text.py"))["package"]
+    monkeypatch.setitem(package.__globals__, "PACKAGES", tmp_path)
+    with pytest.raises(TaskError, match="vaderSentiment") as missing:
+        package("vaderSentiment-*.tar.gz")
+    assert "make data" in str(missing.value.hint)
 
 
 @pytest.mark.slow
