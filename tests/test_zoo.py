@@ -22,6 +22,9 @@ TOLERANCE = 1e-5
 LOW_PRECISION = {"bfloat16": 0.01}
 """Sums of other length are rounded otherwise: bfloat16 has 8 bits."""
 
+BRANCHING = ("data_dependent",)
+"""Its branch follows a mean over channels, which zeroed ones lower and missing ones do not: either may be taken."""
+
 
 def pruned_at_random(of: Case, seed: int) -> PrunedModel:
     return of.pruner.cut(random_policy(of.groups, seed), seed=seed)
@@ -65,7 +68,7 @@ def test_randomly_pruned_net_takes_another_batch_size(name: str) -> None:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", [name for name in ZOO if name not in BRANCHING])
 def test_removing_equals_zeroing_where_groups_say_so_and_everywhere_once_norms_only_scale(name: str, seed: int) -> None:
     of = case(name)
     alive = pruned_at_random(of, seed).alive
