@@ -76,7 +76,7 @@ def encoder_file(name: str) -> bytes:
 def read_sentences(kind: str) -> tuple[list[str], Ints]:
     """Return the sentences of one kind, and [n] labels: 1 where the mean rating, from -4 to 4, is above 0.
 
-    A sentence with eight consecutive words of an earlier one is left out: no test row is nearly a training row.
+    A sentence with eight consecutive words of an earlier one is left out; a shorter one only where it is the same.
     """
     with tarfile.open(package("vaderSentiment-*.tar.gz")) as outer:
         inner = next(m for m in outer if m.name.endswith("hutto_ICWSM_2014.tar.gz"))

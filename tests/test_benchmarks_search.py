@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import math
 import runpy
+import tracemalloc
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +195,29 @@ def test_fashion_names_the_remedy_for_data_that_it_cannot_read(clothes: Path, da
     with pytest.raises(TaskError) as raised:
         load_task("fashion.py:make_task", {"data_dir": str(clothes)}, base=FASHION.parent)
     assert "dataset-fashion-mnist" in raised.value.hint
+
+
+def test_no_damage_of_an_idx_file_is_more_than_a_one_line_error(clothes: Path) -> None:
+    path = clothes / "t10k-labels-idx1-ubyte.gz"
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x41]) + whole[place + 1 :])
+        with suppress(TaskError):
+            assert read_idx(path).dtype == np.uint8
+    for sizes in (b"\xff\xff\xff\xff" * 2, b"\x00\x00\x00\x02" * 2):
+        path.write_bytes(gzip.compress(b"\x00\x00\x08\x02" + sizes + b"abc"))
+        with pytest.raises(TaskError):
+            read_idx(path)
+
+
+def test_no_more_of_an_idx_file_is_unpacked_than_its_header_says(clothes: Path) -> None:
+    path = clothes / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(b"\x00\x00\x08\x01\x00\x00\x00\x04" + bytes(300_000_000), compresslevel=1))
+    tracemalloc.start()
+    with pytest.raises(TaskError, match="header"):
+        read_idx(path)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
 
 
 def test_the_fashion_network_has_twenty_layers() -> None:

@@ -191,7 +191,7 @@ def test_the_interval_holds_the_value_and_draws_scenes() -> None:
     found = scored(task)
     (interval,) = intervals(task, found, seed=0).values()
     assert interval.low < interval.value < interval.high
-    assert (interval.n, interval.unit, interval.method) == (140, "scene", "bootstrap-1000")
+    assert (interval.n, interval.unit, interval.method) == (140, "scene", "bias-corrected-bootstrap-1000")
     few = intervals(task, scored(task, limit=30, seed=1), seed=0)["ap50"]
     assert few.high - few.low > 1.3 * (interval.high - interval.low)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, TaskError
 from autoprune.evaluation import compare, intervals, predictor_of, score
-from autoprune.evaluation.quality import bonett_price, wilson
+from autoprune.evaluation.quality import _percentiles, bonett_price, wilson
 from autoprune.runtimes import TorchSession
 from autoprune.tasks import BaseTask
 from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, Split
@@ -95,7 +95,7 @@ def test_every_metric_gets_an_interval_of_the_fitting_method(task: Rows) -> None
     assert {name: i.method for name, i in found.items()} == {
         "accuracy": "wilson",
         "loss": "bootstrap-1000",
-        "f1": "bootstrap-1000",
+        "f1": "bias-corrected-bootstrap-1000",
     }
     for interval in found.values():
         assert interval.low < interval.value < interval.high
@@ -120,6 +120,14 @@ def test_bootstrap_of_a_mean_agrees_with_the_normal_interval(task: Rows) -> None
     interval = intervals(task, evaluated, seed=0)["loss"]
     half = 1.96 * evaluated.per_unit["loss"].std() / np.sqrt(200)
     assert interval.high - interval.low == pytest.approx(2 * half, rel=0.15)
+
+
+def test_a_bootstrap_that_lies_beside_its_sample_is_moved_back() -> None:
+    draws = np.random.default_rng(0).normal(0.5 + 0.03, 0.05, 200_000)
+    assert _percentiles(draws, centre=0.5) == pytest.approx((0.47 - 1.96 * 0.05, 0.47 + 1.96 * 0.05), abs=0.002)
+    assert _percentiles(draws, centre=0.53) == pytest.approx(_percentiles(draws), abs=0.002)
+    low, high = _percentiles(draws, centre=draws.min() - 1.0)
+    assert draws.min() <= low <= high <= draws.max()
 
 
 def test_a_better_model_improves_every_metric_and_is_noninferior(task: Rows) -> None:

@@ -82,7 +82,7 @@ def test_intervals_hold_the_value_and_shrink_with_more_rows() -> None:
     for found in (few, many):
         for name in ("rmse", "r2"):
             assert found[name].low < found[name].value < found[name].high
-            assert found[name].method == "bootstrap-1000"
+            assert found[name].method == "bias-corrected-bootstrap-1000"
     assert many["rmse"].high - many["rmse"].low < 0.6 * (few["rmse"].high - few["rmse"].low)
     assert many["rmse"].low < 0.5 < many["rmse"].high
 
@@ -197,9 +197,29 @@ def test_splits_and_subsets_hold_small_and_large_targets_alike() -> None:
         assert len(set(rows)) == len(rows)
 
 
-def test_the_fingerprint_follows_targets_and_splits() -> None:
+def test_the_fingerprint_follows_targets_splits_and_values_known_last() -> None:
     prints = {table().fingerprint, table().fingerprint, table(noise=0.4).fingerprint, table(seed=1).fingerprint}
     assert len(prints) == 3
+    x, y = np.arange(40.0)[:, None], np.arange(40.0)
+    known = {Table(x, y, last=last).fingerprint for last in (None, y, y + 1.0)}
+    assert len(known) == 3
+
+
+def test_the_tolerated_loss_of_a_metric_that_has_a_largest_value_is_in_its_own_unit() -> None:
+    data = table()
+    task = RegressionTask(Linear(data), data)
+    dense = task.evaluate(predictor(Linear(data, keep=0.0)), "test")
+    assert abs(dense.metrics["r2"]) < 0.3
+    assert compare(task, dense, dense, margin=0.01, seed=0)["r2"].margin == 0.01
+
+
+def test_predictions_are_outputs_by_which_two_models_are_compared() -> None:
+    data = table()
+    task = RegressionTask(Linear(data), data)
+    found = task.evaluate(predictor(Linear(data)), "val")
+    assert found.outputs is not None
+    errors = found.outputs[:, 0] - data.y[[int(row) for row in found.ids]]
+    assert found.metrics["rmse"] == pytest.approx(float(np.sqrt(np.mean(errors**2))), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +244,10 @@ def test_data_that_nothing_can_be_learned_from_are_refused(arguments: dict[str, 
     ("frame", "target", "words"),
     [
         (pd.DataFrame({"a": [1.0, 2.0]}), "price", "no column 'price'"),
-        (pd.DataFrame({"a": ["x", "y"], "price": [1.0, 2.0]}), "price", "'a' holds no numbers"),
+        (pd.DataFrame({"a": ["x", "y"], "price": [1.0, 2.0]}), "price", "'a' holds no real numbers"),
+        (pd.DataFrame({"a": [1j, 2j], "price": [1.0, 2.0]}), "price", "'a' holds no real numbers"),
+        (pd.DataFrame({"price": [1.0, 2.0]}), "price", "no column but"),
+        (pd.DataFrame([[1.0, 2.0, 3.0]], columns=["a", "a", "price"]), "price", "several columns 'a'"),
         (pd.DataFrame({"a": [np.nan] * 3, "price": [1.0, 2.0, 3.0]}), "price", "empty"),
     ],
 )

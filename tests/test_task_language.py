@@ -75,7 +75,7 @@ def test_intervals_are_bootstrapped_over_passages(model: Bigram) -> None:
     task = LanguageModelTask(model, passages())
     found = scored(task, model)
     interval = intervals(task, found, seed=0)["perplexity"]
-    assert (interval.n, interval.unit, interval.method) == (len(found.ids), "passage", "bootstrap-1000")
+    assert (interval.n, interval.unit, interval.method) == (len(found.ids), "passage", "bias-corrected-bootstrap-1000")
     assert interval.low < interval.value < interval.high
     blunt = Bigram(model.embedding.weight.detach() * 0.5)
     change = compare(task, scored(task, blunt), found, seed=0)["perplexity"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtr, ndtri
 
 from autoprune.errors import CandidateError, TaskError
 from autoprune.evaluation.types import Interval, PairedChange
@@ -61,7 +62,10 @@ def intervals(
 ) -> dict[str, Interval]:
     """Return every metric with its 95% interval, or only those of `metrics`.
 
-    Wilson's for the mean of a 0/1 statistic (it stays honest at 0 and 1), else the percentile bootstrap over units.
+    Wilson's for the mean of a 0/1 statistic (it stays honest at 0 and 1), the percentile bootstrap over units for other
+    means, and its bias-corrected form (Efron, 1981) for all else: resampled average precision, for one, lies above that
+    of the sample. Units count as independent; where they are not, as days of a market or neighbouring passages of one
+    text, the intervals are those of these units and too narrow for new ones.
 
     Raises:
         CandidateError: A metric is not finite (reason `nonfinite`, stage `quality`).
@@ -84,8 +88,9 @@ def intervals(
     if others:
         draws = _resampled_metrics(task, [evaluated], others, np.random.default_rng(seed))[0]
         for name in others:
-            low, high = _percentiles(draws[name])
-            found[name] = Interval(evaluated.metrics[name], low, high, n, unit, f"bootstrap-{RESAMPLES}")
+            value = evaluated.metrics[name]
+            low, high = _percentiles(draws[name], centre=value)
+            found[name] = Interval(value, low, high, n, unit, f"bias-corrected-bootstrap-{RESAMPLES}")
     return {spec.name: found[spec.name] for spec in metrics or task.metrics}
 
 
@@ -108,8 +113,8 @@ def compare(
         task: Names metrics and directions, aggregates resampled units.
         pruned: The candidate's scores.
         dense: The dense model's scores on the same units, in any order.
-        margin: Tolerated loss, positive: in the metric's own unit where that is bounded on both sides, such as an
-            accuracy, else a share of the dense model's value, such as of an error in dollars.
+        margin: Tolerated loss, positive: in the metric's own unit where that has a largest value, such as an accuracy
+            or R2, else a share of the dense model's value, such as of an error in dollars.
         seed: Of the bootstrap.
         metrics: Those to compare; all by default.
 
@@ -139,7 +144,7 @@ def compare(
     changes = {}
     for spec in metrics or task.metrics:
         base = dense.metrics[spec.name]
-        tolerated = margin if all(map(math.isfinite, spec.bounds)) else margin * abs(base)
+        tolerated = margin if math.isfinite(spec.bounds[1]) else margin * abs(base)
         changes[spec.name] = _change(spec, pruned.metrics[spec.name] - base, found[spec.name], tolerated)
     return changes
 
@@ -248,10 +253,18 @@ def _resampled_metrics(
     return [dict(draw) for draw in draws]
 
 
-def _percentiles(draws: Floats) -> tuple[float, float]:
-    """Return the 2.5% and 97.5% quantiles; resamples on which the metric is undefined are left out."""
+def _percentiles(draws: Floats, *, centre: float | None = None) -> tuple[float, float]:
+    """Return the 2.5% and 97.5% quantiles; resamples on which the metric is undefined are left out.
+
+    With the `centre` that the sample has, both are moved by what the draws' median is off it, in standard deviations of
+    a normal scale, twice: once for the draws, once for the sample itself.
+    """
     finite = draws[np.isfinite(draws)]
     if len(finite) == 0:
         raise CandidateError("No resample has a finite metric.", reason="nonfinite", stage="quality")
-    low, high = np.quantile(finite, [0.025, 0.975])
+    levels = np.array([-_Z95, _Z95])
+    if centre is not None:
+        below = (np.sum(finite < centre) + 0.5 * np.sum(finite == centre) + 0.5) / (len(finite) + 1)
+        levels = levels + 2.0 * ndtri(below)
+    low, high = np.quantile(finite, ndtr(levels))
     return float(low), float(high)

@@ -88,10 +88,6 @@ class ClassificationTask(InMemoryTask):
         ids = tuple(str(row) for row in rows)
         return Evaluated(self.aggregate(per_unit), data.unit, ids, per_unit, outputs, labels)
 
-    def aggregate(self, per_unit: Mapping[str, npt.NDArray[np.float64]]) -> dict[str, float]:
-        """Return accuracy, the share of units classified rightly, and the mean cross-entropy."""
-        return {name: float(np.mean(values)) for name, values in per_unit.items()}
-
     def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
         """Return a stratified draw of units as their data show them, or None where they show none."""
         return self.data.samples(self.data.rows(split, limit=count, seed=seed))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import math
+import struct
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +22,10 @@ FASHION_CLASSES = (
 )
 _HINT = "Install Debian's dataset-fashion-mnist, or name the folder of the idx files: task_args: {data_dir: ...}."
 
+_MAGIC = b"\x00\x00\x08"
+_MOST_DIMENSIONS = 4
+_MOST_BYTES = 2**31
+
 Bytes = npt.NDArray[np.uint8]
 
 
@@ -26,17 +33,24 @@ def read_idx(path: Path) -> Bytes:
     """Return the array of a gzipped idx file of bytes.
 
     Raises:
-        TaskError: The file is missing, damaged or of another format.
+        TaskError: The file is missing, damaged, of another format or larger than 2 GiB; no more is read than its header
+            says.
     """
     try:
-        content = gzip.decompress(path.read_bytes())
-    except (OSError, EOFError) as error:
+        with gzip.open(path) as file:
+            head = file.read(4)
+            dims = head[3] if head[:3] == _MAGIC and len(head) == 4 else 0
+            sizes = file.read(4 * dims) if dims <= _MOST_DIMENSIONS else b""
+            shape = struct.unpack(f">{len(sizes) // 4}I", sizes[: len(sizes) // 4 * 4])
+            wanted = math.prod(shape)
+            if not shape or len(shape) != dims or wanted > _MOST_BYTES:
+                raise TaskError(f"{path.name} is no idx file of bytes.", hint=_HINT)
+            content = file.read(wanted + 1)
+    except (OSError, EOFError, zlib.error) as error:
         raise TaskError(f"Cannot read {path.name} in {path.parent}: {error}", hint=_HINT) from error
-    dims = content[3] if len(content) > 4 else 0
-    shape = tuple(np.frombuffer(content, ">i4", count=dims, offset=4)) if len(content) >= 4 + 4 * dims else ()
-    if content[:3] != b"\x00\x00\x08" or len(content) != 4 + 4 * dims + int(np.prod(shape, dtype=np.int64)):
-        raise TaskError(f"{path.name} is no idx file of bytes.", hint=_HINT)
-    return np.frombuffer(content, np.uint8, offset=4 + 4 * dims).reshape(shape)
+    if len(content) != wanted:
+        raise TaskError(f"{path.name} does not hold what its header says.", hint=_HINT)
+    return np.frombuffer(content, np.uint8).reshape(shape)
 
 
 def read_idx_pair(folder: str | Path, part: str) -> tuple[Bytes, Bytes]:

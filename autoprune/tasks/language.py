@@ -110,7 +110,8 @@ class LanguageModelTask(InMemoryTask):
 
     The model is called with `input_ids` [n, length] by name and returns [n, length, vocabulary] logits: a tensor, a
     `ModelOutput` of Hugging Face or a mapping with `logits`. The resampling unit is the passage: tokens of one passage
-    depend on each other.
+    depend on each other. Neighbouring passages do too, though less, so an interval is that of these passages; for other
+    sections of the text it would be wider.
 
     Args:
         model: The trained model, or a function that returns it; the function is called once, then copied.

@@ -103,7 +103,8 @@ class RegressionTask(InMemoryTask):
         per_unit = {"squared_error": (predicted - target) ** 2, "target": target}
         if self.data.last is not None:
             per_unit["persistence_error"] = (self.data.last[rows] - target) ** 2
-        return Evaluated(self.aggregate(per_unit), self.data.unit, tuple(str(row) for row in rows), per_unit)
+        outputs = predicted.astype(np.float32)[:, None]
+        return Evaluated(self.aggregate(per_unit), self.data.unit, tuple(str(row) for row in rows), per_unit, outputs)
 
     def _predicted(self, predict: Predict, rows: npt.NDArray[np.int64]) -> Floats:
         with torch.no_grad():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.arrays import checked_inputs
+from autoprune.tasks.arrays import checked_inputs, digest_of
 from autoprune.tasks.protocol import SPLITS, Inputs
 from autoprune.tasks.splits import SCORED, complete_splits
 from autoprune.tasks.subsets import stratified_subset
@@ -78,13 +77,10 @@ class Scenes:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of images, objects, splits and unit."""
-        digest = hashlib.sha256(self.unit.encode())
-        objects = [(f"boxes{i}", boxes) for i, boxes in enumerate(self.boxes)]
-        objects += [(f"labels{i}", labels) for i, labels in enumerate(self.labels)]
-        for name, array in (("x", self.x.numpy()), *objects, *((s, self.splits[s]) for s in SPLITS)):
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        boxes = {f"boxes{i}": array for i, array in enumerate(self.boxes)}
+        labels = {f"labels{i}": array for i, array in enumerate(self.labels)}
+        splits = {name: self.splits[name] for name in SPLITS}
+        return digest_of(self.unit, {"x": self.x.numpy(), **boxes, **labels, **splits})
 
     def rows(self, split: str, *, limit: int | None = None, seed: int = 0) -> IntArray:
         """Return the rows of a split, shuffled by `seed`; `limit` draws that many, with few and many objects alike."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
-from autoprune.tasks.arrays import checked_inputs
+from autoprune.tasks.arrays import checked_inputs, digest_of
 from autoprune.tasks.protocol import SPLITS, Inputs
 from autoprune.tasks.splits import complete_splits
 from autoprune.tasks.subsets import stratified_subset
@@ -89,9 +88,7 @@ class Table:
         if absent:
             known = ", ".join(map(str, frame.columns))
             raise TaskError(f"The table has no column {absent[0]!r}.", hint=f"Its columns: {known}.")
-        words = [str(name) for name in frame.columns if not pd.api.types.is_numeric_dtype(frame[name])]
-        if words:
-            raise TaskError(f"The column {words[0]!r} holds no numbers.", hint="Encode it, or leave it out.")
+        _check_columns(frame)
         whole = frame.replace([np.inf, -np.inf], np.nan).dropna()
         splits = _in_time(len(whole)) if in_time else {}
         return cls(
@@ -110,12 +107,9 @@ class Table:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Digest of inputs, targets, splits and unit."""
-        digest = hashlib.sha256(self.unit.encode())
-        for name, array in (("x", self.x.numpy()), ("y", self.y), *((s, self.splits[s]) for s in SPLITS)):
-            digest.update(f"{name}{array.dtype}{array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).data)
-        return digest.hexdigest()
+        """Digest of inputs, targets, values known last, splits and unit."""
+        last = {} if self.last is None else {"last": self.last}
+        return digest_of(self.unit, {"x": self.x.numpy(), "y": self.y, **last, **{s: self.splits[s] for s in SPLITS}})
 
     def rows(self, split: str, *, limit: int | None = None, seed: int = 0) -> IntArray:
         """Return the rows of a split, shuffled by `seed`; `limit` draws that many, small and large targets alike."""
@@ -157,6 +151,17 @@ def read_table(source: str | Path | IO[bytes], columns: Sequence[str] | None = N
             known = ", ".join(map(str, frame.columns))
             raise TaskError(f"The table has no column {name!r}.", hint=f"Its columns: {known}.")
     return frame if columns is None else frame[list(columns)]
+
+
+def _check_columns(frame: pd.DataFrame) -> None:
+    twice = frame.columns[frame.columns.duplicated()]
+    if len(twice):
+        raise TaskError(f"The table has several columns {str(twice[0])!r}.", hint="Give each a name of its own.")
+    if len(frame.columns) < 2:
+        raise TaskError("The table has no column but the one to predict.", hint="Give it columns to predict from.")
+    for name, kind in frame.dtypes.items():
+        if not pd.api.types.is_numeric_dtype(kind) or pd.api.types.is_complex_dtype(kind):
+            raise TaskError(f"The column {str(name)!r} holds no real numbers.", hint="Encode it, or leave it out.")
 
 
 def _in_time(count: int) -> dict[str, IntArray]:
