@@ -79,7 +79,7 @@ class Scenes:
         """Digest of images, objects, splits and unit."""
         boxes = {f"boxes{i}": array for i, array in enumerate(self.boxes)}
         labels = {f"labels{i}": array for i, array in enumerate(self.labels)}
-        splits = {name: self.splits[name] for name in SPLITS}
+        splits = {str(name): self.splits[name] for name in SPLITS}
         return digest_of(self.unit, {"x": self.x.numpy(), **boxes, **labels, **splits})
 
     def rows(self, split: str, *, limit: int | None = None, seed: int = 0) -> IntArray:
