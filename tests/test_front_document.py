@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from front_factory import OTHER, estimate, front, front_json, member
 from rich.console import Console
 
 from autoprune.errors import ConfigError, StorageError, UnknownNameError, UnmetConstraintError
+from autoprune.markup import interval_text
 from autoprune.report import (
     FrontDocument,
     front_csv,
@@ -253,3 +255,20 @@ def test_a_demand_on_an_unknown_figure_names_the_nearest() -> None:
 def test_a_demand_of_another_form_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="no requirement"):
         pick(front(), require=[text])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ((0.97, 0.96, 0.98), "0.9700 [0.9600, 0.9800]"),
+        ((1.0, 0.99, 1.0), "1.0000 [0.9900, 1.0000]"),
+        ((0.0, 0.0, 0.01), "0.0000 [0.0000, 0.0100]"),
+        ((56.88029, 48.2575, 64.8483), "56.88 [48.26, 64.85]"),
+        ((0.00975, 0.00901, 0.01048), "0.009750 [0.009010, 0.010480]"),
+        ((-0.0257, -0.1, 0.05), "-0.02570 [-0.10000, 0.05000]"),
+        ((24813.4, 20000.0, 30000.0), "24813 [20000, 30000]"),
+        ((math.nan, math.nan, math.nan), "nan [nan, nan]"),
+    ],
+)
+def test_figures_of_any_size_keep_four_digits(numbers: tuple[float, float, float], text: str) -> None:
+    assert interval_text(*numbers) == text

@@ -65,5 +65,5 @@ def test_the_card_tells_the_spread_over_seeds_and_the_prediction() -> None:
         predicted={"accuracy": {"mean": 0.95, "std": 0.02, "at_evaluation": 40}},
     )
     card = render_card(facts(member=told))
-    assert "accuracy on val over 3 recovery seeds: 0.9700, 0.9800, 0.9600 (standard deviation 0.0100)" in card
+    assert "accuracy on val over 3 recovery seeds: 0.97, 0.98, 0.96 (standard deviation 0.01)" in card
     assert "accuracy was predicted as 0.95 ± 0.02 before evaluation 40: for the brief recovery" in card

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from autoprune.artifacts.formats import FORMATS
-from autoprune.markup import escape_code, escape_marks
+from autoprune.markup import escape_code, escape_marks, interval_text
 
 SIZES = ("parameters", "macs", "bytes", "compressed_bytes")
 TEMPLATE = "card.md.j2"
@@ -83,4 +83,4 @@ def _figure(value: float) -> str:
 
 
 def _interval(estimate: Mapping[str, Any]) -> str:
-    return f"{estimate['value']:.4f} [{estimate['low']:.4f}, {estimate['high']:.4f}], n = {estimate['n']}"
+    return f"{interval_text(estimate['value'], estimate['low'], estimate['high'])}, n = {estimate['n']}"

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from autoprune.markup import printable
+from autoprune.markup import interval_text, printable
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -124,7 +124,7 @@ def single_tables(member: Member, baseline: Member) -> list[RenderableType]:
         dense = baseline.deployments[target]
         for metric, estimate in deployment.quality.test.items():
             before = dense.quality.test[metric]
-            shown = [f"{e.value:.4f} [{e.low:.4f}, {e.high:.4f}]" for e in (estimate, before)]
+            shown = [interval_text(e.value, e.low, e.high) for e in (estimate, before)]
             rows.append([f"{metric} (test), {target}", *shown, ""])
         if deployment.latency is not None and dense.latency is not None:
             speedup = f"{deployment.latency.speedup:.2f}x"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from autoprune.markup import interval_text
 from autoprune.report.document import FrontDocument, Member, PredictorInfo
 from autoprune.report.parts import Change, Estimate
 
@@ -126,7 +127,7 @@ def _figure(value: float | None) -> str:
 def _interval(estimate: Estimate | None) -> str:
     if estimate is None:
         return "–"
-    return f"{estimate.value:.4f} [{estimate.low:.4f}, {estimate.high:.4f}]"
+    return interval_text(estimate.value, estimate.low, estimate.high)
 
 
 def _metric_header(front: FrontDocument, metric: str) -> str:
