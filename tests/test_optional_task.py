@@ -151,6 +151,21 @@ def test_a_corruption_that_measures_nothing_is_refused(corrupt: Callable[[Any], 
         check_task(Shifted({"bad": corrupt}))
 
 
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("clean", "must not be called 'clean'"),
+        ("shift:turned", "must not be called 'shift:turned'"),
+        (3, r"corruptions\(\) must be strings that are not empty. Got 3"),
+        ("", "must be strings that are not empty"),
+    ],
+)
+def test_a_corruption_that_results_could_not_tell_from_another_condition_is_refused(name: Any, problem: str) -> None:
+    with pytest.raises(TaskError, match=problem):
+        check_task(Shifted({name: on_images(lambda x: 0.5 * x)}))
+    assert check_task(Shifted({f"{name}.": on_images(lambda x: 0.5 * x)})) == []
+
+
 def test_a_sound_corruption_and_shift_pass() -> None:
     assert check_task(Shifted({"darker": on_images(lambda x: 0.5 * x)})) == []
 
@@ -160,25 +175,62 @@ class NoScores(Shifted):
         return {"accuracy": 1.0}
 
 
-class NumberedNames(Shifted):
-    class_names: Any = ()
-
-    def __init__(self) -> None:
+class Named(Shifted):
+    def __init__(self, names: Any) -> None:
         super().__init__()
-        self.class_names = (0, 1)
+        self.class_names = names
 
 
-class OddSamples(Shifted):
+class ShiftsTo(Shifted):
+    def __init__(self, names: Any) -> None:
+        super().__init__()
+        self.names = names
+
+    def shifts(self) -> Any:
+        return self.names
+
+
+class Shows(Shifted):
+    def __init__(self, **fields: Any) -> None:
+        super().__init__()
+        self.fields: dict[str, Any] = {"id": "0"} | fields
+
     def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
-        return [Sample("0", np.zeros((2, 6, 6), dtype=np.float32))]
+        return [Sample(**self.fields)]
+
+
+class Unshaped:
+    @property
+    def shape(self) -> Any:
+        raise RuntimeError("no shape")
+
+
+GREY = np.full((6, 6), 0.5, dtype=np.float32)
 
 
 @pytest.mark.parametrize(
     ("task", "problem"),
     [
         (NoScores, "must return an Evaluated"),
-        (NumberedNames, "class_names must be strings"),
-        (OddSamples, r"\[h, w\] or \[h, w, 3\]"),
+        (lambda: Named((0, 1)), r"class_names must be strings that are not empty\. Got 0"),
+        (lambda: Named("ab"), "class_names must be a sequence of names. Got the text 'ab'"),
+        (lambda: Named(("low", "low")), "class_names must differ. Got 'low'"),
+        (lambda: Named(("low", "high", "none")), "names 3 classes, but the model tells 2 apart"),
+        (lambda: Named(("low",)), "names 1 classes, but the model tells 2 apart"),
+        (lambda: ShiftsTo("turned"), r"shifts\(\) must be a sequence of names. Got the text 'turned'"),
+        (lambda: ShiftsTo((1,)), r"shifts\(\) must be strings"),
+        (lambda: ShiftsTo(("turned", "turned")), r"shifts\(\) must differ"),
+        (lambda: Shows(image=np.zeros((2, 6, 6), dtype=np.float32)), r"\[h, w\] or \[h, w, 3\].*Got \(2, 6, 6\)"),
+        (lambda: Shows(image=np.zeros((0, 6), dtype=np.float32)), r"image of a sample.*Got \(0, 6\)"),
+        (lambda: Shows(image=np.where(np.eye(6) > 0, np.nan, GREY)), "image of a sample.*from nan"),
+        (lambda: Shows(image=255 * GREY), "image of a sample.*from 127.5 to 127.5"),
+        (lambda: Shows(image=[[0.5]]), "image of a sample must be an array.*Got list"),
+        (lambda: Shows(image=Unshaped()), "image of a sample must be an array.*Got Unshaped"),
+        (lambda: Shows(image=np.full((6, 6), "x")), "image of a sample must be an array.*Got an array of <U1"),
+        (lambda: Shows(text=b"words"), "text of a sample must be a string. Got bytes"),
+        (lambda: Shows(label=1), "label of a sample must be a string. Got int"),
+        (lambda: Shows(id=0), "id of a sample must be a string. Got int"),
+        (lambda: Shows(id=None), "id of a sample must be a string. Got NoneType"),
     ],
 )
 def test_an_optional_part_that_is_wrong_is_found_before_a_search(
@@ -186,3 +238,13 @@ def test_an_optional_part_that_is_wrong_is_found_before_a_search(
 ) -> None:
     with pytest.raises(TaskError, match=problem):
         check_task(task())
+
+
+@pytest.mark.parametrize("image", [GREY, np.stack([GREY] * 3, axis=2), np.ones((4, 5), dtype=np.uint8), GREY > 0])
+def test_images_between_black_and_white_pass(image: Any) -> None:
+    assert check_task(Shows(image=image, text="words", label="low")) == []
+
+
+def test_a_text_in_place_of_names_is_refused_behind_the_guard_too() -> None:
+    with pytest.raises(TaskError, match=r"shifts\(\) must be a sequence of names"):
+        check_task(GuardedTask(ShiftsTo("turned")))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from autoprune.errors import TaskError
+from autoprune.tasks.optional import unknown_shift
 from autoprune.tasks.protocol import SPLITS, Inputs, Sample
 from autoprune.tasks.splits import SCORED, complete_splits
 from autoprune.tasks.subsets import stratified_subset
@@ -124,8 +125,7 @@ def named_shift(task: str, shifts: Mapping[str, Data], name: str) -> Data:
         TaskError: There is none of that name.
     """
     if name not in shifts:
-        known = ", ".join(shifts) or "none"
-        raise TaskError(f"The task {task!r} has no shifted domain {name!r}.", hint=f"Its domains: {known}.")
+        raise unknown_shift(task, name, shifts)
     return shifts[name]
 
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from autoprune.errors import CandidateError, TaskError
+from autoprune.tasks.optional import unknown_shift
 from autoprune.tasks.protocol import Evaluated, Inputs, MetricSpec, Predict, RecoverContext, Sample, Split
 
 MOMENTUM = 0.9
@@ -173,7 +174,7 @@ class BaseTask(ABC):
             TaskError: There is no domain of that name.
         """
         del predict, limit, seed
-        raise TaskError(f"The task {self.name!r} has no shifted domain {name!r}.", hint="Name it in shifts().")
+        raise unknown_shift(self.name, name, self.shifts())
 
     def samples(self, split: Split, count: int, seed: int) -> Sequence[Sample] | None:
         """Return at most `count` units for the report's pictures, drawn by `seed`, or None: there is no picture."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from autoprune.errors import TaskError
 from autoprune.tasks.protocol import Evaluated, Predict, Sample, Split, Task
+
+CLEAN = "clean"
 
 
 def signal_of(task: Task) -> str | None:
@@ -16,14 +18,22 @@ def signal_of(task: Task) -> str | None:
 
 
 def class_names_of(task: Task) -> tuple[str, ...]:
-    """Return the names of a task's classes in the order of their numbers; empty where it names none."""
-    return tuple(getattr(task, "class_names", ()))
+    """Return the names of a task's classes in the order of their numbers; empty where it names none.
+
+    Raises:
+        TaskError: They are one text, not a sequence of names.
+    """
+    return _names(getattr(task, "class_names", ()), "task.class_names")
 
 
 def shifts_of(task: Task) -> tuple[str, ...]:
-    """Return the names of a task's shifted domains."""
+    """Return the names of a task's shifted domains.
+
+    Raises:
+        TaskError: They are one text, not a sequence of names.
+    """
     shifts: Callable[[], Any] | None = getattr(task, "shifts", None)
-    return () if shifts is None else tuple(shifts())
+    return () if shifts is None else _names(shifts(), "task.shifts()")
 
 
 def evaluate_shift(task: Task, predict: Predict, name: str, *, limit: int | None = None, seed: int = 0) -> Evaluated:
@@ -40,12 +50,30 @@ def evaluate_shift(task: Task, predict: Predict, name: str, *, limit: int | None
         TaskError: The task has no such domain.
     """
     score: Callable[..., Evaluated] | None = getattr(task, "evaluate_shift", None)
-    if score is None or name not in shifts_of(task):
-        raise TaskError(f"The task {task.name!r} has no shifted domain {name!r}.", hint="Name it in shifts().")
+    known = shifts_of(task)
+    if score is None or name not in known:
+        raise unknown_shift(task.name, name, known)
     return score(predict, name, limit=limit, seed=seed)
+
+
+def shift_key(name: str) -> str:
+    """Return what documents call a shifted domain, beside `CLEAN` and the names of corruptions."""
+    return f"shift:{name}"
+
+
+def unknown_shift(task: str, name: str, known: Iterable[str]) -> TaskError:
+    """Return the error of a shifted domain that is not among the `known` ones of a task."""
+    hint = f"Its domains, as shifts() names them: {', '.join(known) or 'none'}."
+    return TaskError(f"The task {task!r} has no shifted domain {name!r}.", hint=hint)
 
 
 def samples_of(task: Task, split: Split, *, count: int, seed: int) -> tuple[Sample, ...]:
     """Return at most `count` units for pictures, drawn by `seed`; empty where a task shows none."""
     samples: Callable[..., Any] | None = getattr(task, "samples", None)
     return tuple((None if samples is None else samples(split, count, seed)) or ())[:count]
+
+
+def _names(found: Any, what: str) -> tuple[str, ...]:
+    if isinstance(found, str):
+        raise TaskError(f"{what} must be a sequence of names. Got the text {found!r}.", hint=f"Write ({found!r},).")
+    return tuple(found)
