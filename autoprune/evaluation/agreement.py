@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +14,20 @@ from autoprune.tasks.protocol import Evaluated
 
 Floats = npt.NDArray[np.float64]
 Counts = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class _Classified:
+    """[n] labels and answers, each a number below `classes`."""
+
+    labels: Counts
+    answers: Counts
+    classes: int
+
+    @property
+    def hits(self) -> Floats:
+        """[n] 1 where the answer is right, else 0."""
+        return np.asarray(self.answers == self.labels, dtype=np.float64)
 
 
 def agreement(pruned: Evaluated, dense: Evaluated) -> Agreement | None:
@@ -45,12 +61,12 @@ def by_class(scored: Evaluated, dense: Evaluated | None = None) -> tuple[ClassSc
     Raises:
         TaskError: The two were not scored on the same units.
     """
-    hits, before = _hits(scored), None if dense is None else _hits(aligned(dense, scored))
-    if hits is None or scored.labels is None or (dense is not None and before is None):
+    told, known = _classified(scored), None if dense is None else _classified(aligned(dense, scored))
+    if told is None or (dense is not None and known is None):
         return ()
-    found = []
-    for number in np.unique(scored.labels):
-        own = scored.labels == number
+    hits, before, found = told.hits, None if known is None else known.hits, []
+    for number in np.unique(told.labels):
+        own = told.labels == number
         n, right = int(own.sum()), float(hits[own].sum())
         accuracy = Interval(right / n, *wilson(right, n), n, scored.unit, "wilson")
         change = None if before is None else _change(hits[own], before[own])
@@ -60,12 +76,11 @@ def by_class(scored: Evaluated, dense: Evaluated | None = None) -> tuple[ClassSc
 
 def confusion(scored: Evaluated) -> Counts | None:
     """Return [classes, classes] counts of units by label (row) and prediction (column); None as in `by_class`."""
-    outputs = _rows(scored)
-    if outputs is None or scored.labels is None or outputs.shape[1] < 2:
+    told = _classified(scored)
+    if told is None:
         return None
-    classes = outputs.shape[1]
-    cells = scored.labels * classes + outputs.argmax(axis=1)
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes).astype(np.int64)
+    n = told.classes
+    return np.bincount(told.labels * n + told.answers, minlength=n**2).reshape(n, n).astype(np.int64)
 
 
 def _change(hits: Floats, before: Floats) -> PairedChange:
@@ -74,11 +89,11 @@ def _change(hits: Floats, before: Floats) -> PairedChange:
     return PairedChange(delta, low, high, "bonett-price", low >= -DEFAULT_MARGIN, DEFAULT_MARGIN)
 
 
-def _hits(scored: Evaluated) -> Floats | None:
+def _classified(scored: Evaluated) -> _Classified | None:
     outputs = _rows(scored)
     if outputs is None or scored.labels is None or outputs.shape[1] < 2:
         return None
-    return np.asarray(outputs.argmax(axis=1) == scored.labels, dtype=np.float64)
+    return _Classified(scored.labels, outputs.argmax(axis=1).astype(np.int64), outputs.shape[1])
 
 
 def _rows(scored: Evaluated) -> Floats | None:
