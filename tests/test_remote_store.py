@@ -18,6 +18,8 @@ import pytest
 from executor_cases import faulty_setup, gather, job
 from record_factory import RECORD, numbered
 
+from autoprune.config import RunConfig, effective_config
+from autoprune.config.model import GroupsConfig
 from autoprune.errors import ConfigError, MissingExtraError, StorageError
 from autoprune.records import PENDING, CandidateRecord, RecordStore, RemoteStore
 from autoprune.search.executors.base import Job
@@ -32,7 +34,7 @@ from autoprune.storage.faults import VARIABLE
 SECRET = "wJalrXUtnFEMIsecret"
 BUCKET = "bucket"
 FILES = {"model.safetensors": bytes(range(256)) * 400, "plan.json": b"{}"}
-CONFIG = {"search": {"seed": 0, "budget": {"evaluations": 10}}}
+CONFIG = RunConfig.model_validate({"task": "a.py:b", "search": {"budget": {"evaluations": 10}}})
 IDENTITY = {"task_sha256": "a", "data_fingerprint": "b"}
 
 PUSHER = """
@@ -179,12 +181,31 @@ def test_what_is_removed_is_gone(store: RemoteStore, tmp_path: Path) -> None:
 
 def test_a_store_belongs_to_one_run(store: RemoteStore) -> None:
     store.claim(CONFIG, IDENTITY)
-    store.claim({"search": {"seed": 0, "budget": {"evaluations": 20}}}, IDENTITY)
-    other = {"search": {"seed": 1, "budget": {"evaluations": 20}}}
+    more = CONFIG.search.budget.model_copy(update={"evaluations": 20})
+    store.claim(CONFIG.model_copy(update={"search": CONFIG.search.model_copy(update={"budget": more})}), IDENTITY)
+    search = CONFIG.search.model_copy(update={"budget": more, "seed": 1})
+    other = CONFIG.model_copy(update={"search": search})
     with pytest.raises(ConfigError, match=r"search.seed: was 0, is 1; data_fingerprint has changed"):
         store.claim(other, {**IDENTITY, "data_fingerprint": "c"})
     store.claim(other, IDENTITY, accept_changes=True)
     store.claim(other, IDENTITY)
+
+
+def test_a_store_of_before_a_key_was_known_is_continued(store: RemoteStore) -> None:
+    older = effective_config(CONFIG)
+    del older["groups"]["query_heads"], older["robustness"]
+    (store._root / "run.json").write_text(json.dumps({"config": older, "identity": IDENTITY}))
+    with pytest.raises(ConfigError, match=r"groups.query_heads: was False, is True"):
+        store.claim(CONFIG.model_copy(update={"groups": GroupsConfig(query_heads=True)}), IDENTITY)
+    store.claim(CONFIG, IDENTITY)
+
+
+def test_a_store_of_another_version_is_refused_with_the_key_that_is_not_known(store: RemoteStore) -> None:
+    later = effective_config(CONFIG) | {"later": 1}
+    (store._root / "run.json").write_text(json.dumps({"config": later, "identity": IDENTITY}))
+    with pytest.raises(ConfigError, match=r"run.json:1: later: unknown key"):
+        store.claim(CONFIG, IDENTITY)
+    store.claim(CONFIG, IDENTITY, accept_changes=True)
 
 
 def test_a_bucket_that_does_not_exist_is_named(server: Any, tmp_path: Path) -> None:

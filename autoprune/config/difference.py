@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from autoprune.config.load import effective_config
+from autoprune.config.model import RunConfig
+from autoprune.config.reader import Document
+from autoprune.config.validation import validate
+
 MAY_CHANGE = ("name", "output", "search.workers", "search.plateau", "robustness", "executor")
 LIMITS = ("evaluations", "proxy_evaluations", "minutes", "cpu_seconds")
 MAY_GROW = (*(f"search.budget.{limit}" for limit in LIMITS), "search.controls", "recovery.seeds")
@@ -20,6 +25,17 @@ def compare_configs(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]
     return [
         f"{path}: was {_shown(a)}, is {_shown(b)}" for path, a, b in _differences(old, new, "") if not _may(path, a, b)
     ]
+
+
+def changes_since(before: Document, config: RunConfig) -> list[str]:
+    """Return what forbids a run with `config` to continue that of an earlier configuration, as `compare_configs`.
+
+    What the earlier one lacks, such as a key of a later version, counts as left at its default.
+
+    Raises:
+        ConfigError: The earlier one is no configuration.
+    """
+    return compare_configs(effective_config(validate(RunConfig, before)), effective_config(config))
 
 
 def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

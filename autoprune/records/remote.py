@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from autoprune.config import compare_configs
+from autoprune.config import Document, RunConfig, changes_since, effective_config
 from autoprune.errors import ConfigError, MissingExtraError, StorageError
 from autoprune.records.store import CANDIDATES, FILE_LIMIT, RecordStore, is_candidate_id
 from autoprune.storage import (
@@ -67,20 +67,20 @@ class RemoteStore:
         self.url = url
         self._root = _opened(url)
 
-    def claim(self, config: Mapping[str, Any], identity: Mapping[str, str], *, accept_changes: bool = False) -> None:
+    def claim(self, config: RunConfig, identity: Mapping[str, str], *, accept_changes: bool = False) -> None:
         """Note whose results lie here, or check that this run may continue what does.
 
         Args:
-            config: The run's effective configuration.
+            config: The run's configuration.
             identity: Digests of task and data.
             accept_changes: Continue in spite of differences.
 
         Raises:
-            ConfigError: The earlier run had another configuration, task or data.
+            ConfigError: The earlier run had another configuration, task or data, or its configuration cannot be read.
         """
         known = self._document(self._root / RUN_FILE)
         if isinstance(known, dict) and not accept_changes:
-            changed = compare_configs(known.get("config", {}), config)
+            changed = changes_since(Document(known.get("config"), {}, f"{self.url}/{RUN_FILE}"), config)
             before = known.get("identity", {})
             changed += [f"{name} has changed" for name, value in identity.items() if before.get(name, value) != value]
             if changed:
@@ -89,7 +89,7 @@ class RemoteStore:
                     hint="Choose another --name or executor.store, or continue it all the same with --accept-changes.",
                     problems=changed,
                 )
-        self._write(self._root / RUN_FILE, dump_json({"config": dict(config), "identity": dict(identity)}))
+        self._write(self._root / RUN_FILE, dump_json({"config": effective_config(config), "identity": dict(identity)}))
 
     def push(self, directory: Path) -> None:
         """Upload a candidate's directory, such as `candidates/<id>`, its manifest last; what was there is replaced.

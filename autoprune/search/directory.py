@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import RunConfig, compare_configs, dump_config, effective_config, read_yaml, validate
+from autoprune.config import RunConfig, changes_since, dump_config, read_yaml
 from autoprune.errors import ConfigError, OutputError
 from autoprune.records.lock import LOCK_FILE
 from autoprune.storage import is_temporary, parse_json, read_regular, storage_errors, write_file
@@ -103,8 +103,7 @@ class RunDirectory:
         return document if isinstance(document, dict) else {}
 
     def _refuse_changes(self, config: RunConfig, identity: Mapping[str, str]) -> None:
-        before = effective_config(validate(RunConfig, read_yaml(self.path / CONFIG_FILE)))
-        changed = compare_configs(before, effective_config(config))
+        changed = changes_since(read_yaml(self.path / CONFIG_FILE), config)
         known = self.about().get("identity", {})
         changed += [f"{k} has changed" for k, v in identity.items() if k in known and known[k] != v]
         if changed:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import LoadedConfig, RunConfig, effective_config, load_config
+from autoprune.config import LoadedConfig, RunConfig, load_config
 from autoprune.errors import ConfigError
 from autoprune.records import RunLock
 from autoprune.search.callbacks import Callback
@@ -115,7 +115,7 @@ def run(
         directory.prepare(bench.config, about, accept_changes=accept_changes)
         if bench.config.executor.store is not None:
             store = store_of(bench.setup)
-            store.claim(effective_config(bench.config), identity, accept_changes=accept_changes)
+            store.claim(bench.config, identity, accept_changes=accept_changes)
             store.pull_all(directory.path)
         return satisfied(settled(Driver(bench, directory, callbacks, notes, command).finish(about)))
 
