@@ -260,7 +260,10 @@ def test_the_digest_of_a_configuration_that_is_older_than_a_section_stays_what_i
     older["groups"] = {key: value for key, value in older["groups"].items() if key != "query_heads"}
     text = json.dumps(older, sort_keys=True, separators=(",", ":"))
     assert config_digest(config) == hashlib.sha256(text.encode()).hexdigest()
-    for change in ({"robustness": {"units": 0}}, {"groups": {"query_heads": True}}):
+    off = RunConfig.model_validate({"task": "a.py:b", "robustness": {"units": 0}})
+    known = json.dumps(older | {"robustness": {"units": 0}}, sort_keys=True, separators=(",", ":"))
+    assert config_digest(off) == hashlib.sha256(known.encode()).hexdigest()
+    for change in ({"robustness": {"pictures": False}}, {"groups": {"query_heads": True}}):
         changed = RunConfig.model_validate({"task": "a.py:b"} | change)
         assert config_digest(changed) != config_digest(config)
 

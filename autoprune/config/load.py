@@ -20,7 +20,7 @@ from autoprune.config.validation import check_document
 from autoprune.errors import ConfigError
 
 ENVIRONMENT_PREFIX = "AUTOPRUNE_"
-LATER = ("robustness", "groups.query_heads")
+LATER = ("robustness.pictures", "robustness", "groups.query_heads")
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def config_digest(config: RunConfig) -> str:
         section, _, key = name.rpartition(".")
         own, usual = (values[section], default[section]) if section else (values, default)
         if own[key] == usual[key]:
-            del own[key]
+            del own[key], usual[key]
     text = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

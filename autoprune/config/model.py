@@ -131,7 +131,12 @@ class RobustnessConfig(Section):
     """How far the front's models are looked into beyond quality and latency, the dense model beside them."""
 
     units: NonNegativeInt = Field(
-        500, description="Units of each corruption, shifted domain, training subset and gradient; 0 = none of these."
+        500,
+        lt=2**63,
+        description="Units of each corruption, shifted domain, training subset and gradient; 0 = none of these.",
+    )
+    pictures: bool = Field(
+        True, description="Whether pictures.json and the report show units of val, kept units and confusions."
     )
 
 
