@@ -17,6 +17,7 @@ from autoprune.evaluation import agreement, by_class, gap_between, intervals, sc
 from autoprune.evaluation import conditions_of as known_conditions
 from autoprune.records import RecordStore
 from autoprune.report import FrontDocument, json_schema, read_front
+from autoprune.report.pictures import PICTURES_FILE
 from autoprune.runtimes import TorchSession
 from autoprune.search.directory import EVENTS_FILE, read_events
 from autoprune.search.run import run
@@ -142,6 +143,26 @@ def test_nothing_is_looked_into_where_it_is_turned_off(tmp_path: Path) -> None:
     for member in (front.baseline, *front.members):
         assert (member.robustness, member.stability) == ({}, None)
     assert front.members[0].agreement is not None
+
+
+def test_a_corruption_that_fails_costs_that_condition_alone_and_the_report_says_why(tmp_path: Path) -> None:
+    overrides = (*QUICK, "task_args={corrupt: true, faulty: true}", "robustness={units: 100, pictures: false}")
+    front = run(load(tmp_path, *overrides, sampler="random")).front
+    reason = "raised KeyError: 'lens'"
+    told = [w.text for w in front.baseline.warnings]
+    assert [reason in t for t in told] == [True, True]
+    assert [t.split(":")[0] for t in told] == [f"It could not be scored under {name}" for name in ("broken", "late")]
+    assert set(front.baseline.robustness) == CONDITIONS
+    for member in front.members:
+        assert set(member.robustness) == {*CONDITIONS, "late"}
+        assert [w.text for w in member.warnings if w.code == "robustness"] == told[:1]
+        assert member.robustness["late"].versus_dense == {}
+        assert set(member.robustness["noise_0.3"].versus_dense) == {"accuracy"}
+    page = (run_dir(tmp_path) / "report.html").read_text()
+    assert page.count("It could not be scored under late") == 1
+    assert '<th scope="row"><bdi>late</bdi></th><td>–' in page
+    assert not (run_dir(tmp_path) / PICTURES_FILE).exists()
+    assert "No pictures were kept of this run." in page
 
 
 def test_turning_it_off_or_on_is_the_same_experiment(tmp_path: Path) -> None:

@@ -26,11 +26,11 @@ from autoprune.evaluation import (
     score,
     score_conditions,
 )
-from autoprune.evaluation.robustness import CLEAN
 from autoprune.evaluation.stability import ROOT
 from autoprune.runtimes import TorchSession
 from autoprune.tasks import ClassificationTask, Evaluated, Inputs, LabelledArrays, Predict, image_corruptions
 from autoprune.tasks.base import TEMPERATURE
+from autoprune.tasks.optional import CLEAN
 
 
 class SmallNet(nn.Module):
@@ -156,12 +156,12 @@ def test_a_task_without_corruptions_and_shifts_has_no_conditions(task: Classific
 
 
 class Breaking(ClassificationTask):
-    reason = "nonfinite"
+    error: Exception = CandidateError("The outputs hold NaN.", reason="nonfinite", stage="quality")
 
     def evaluate(self, predict: Predict, split: Any, *, limit: int | None = None, seed: int = 0) -> Evaluated:
         scored = super().evaluate(predict, split, limit=limit, seed=seed)
         if scored.metrics["accuracy"] < 0.5:
-            raise CandidateError("The outputs hold NaN.", reason=self.reason, stage="quality")
+            raise self.error
         return scored
 
 
@@ -171,9 +171,26 @@ def test_a_metric_that_breaks_down_under_a_corruption_is_a_finding(task: Classif
     found = score_conditions(breaking, session, conditions, units=100, seed=0)
     assert {c.key: text for c, text in found.failed.items()} == {"noise_5": "The outputs hold NaN."}
     assert {c.key for c in found.scored} == {CLEAN, "blur_0.3", "shift:mirrored"}
-    breaking.reason = "error"
-    with pytest.raises(CandidateError):
-        score_conditions(breaking, session, conditions, units=100, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (CandidateError("It took too long.", reason="timeout", stage="quality"), "It took too long."),
+        (TaskError("There is no such file."), "There is no such file."),
+        (KeyError("lens"), "The task under noise_5 raised KeyError: 'lens'"),
+        (SystemExit(3), "The task under noise_5 raised SystemExit: 3"),
+    ],
+)
+def test_whatever_fails_under_one_corruption_costs_that_condition_alone(
+    task: ClassificationTask, error: Exception, told: str
+) -> None:
+    breaking = Breaking(task.build_model(), task.data, corruptions=image_corruptions(noise=(5.0,), blur=(0.3,)))
+    breaking.error = error
+    session, conditions = TorchSession(breaking.build_model(), 1), conditions_of(breaking)
+    found = score_conditions(breaking, session, conditions, units=100, seed=0)
+    assert [(c.key, text.startswith(told)) for c, text in found.failed.items()] == [("noise_5", True)]
+    assert {c.key for c in found.scored} == {CLEAN, "blur_0.3", "shift:mirrored"}
 
 
 def test_the_dense_model_agrees_with_itself_and_changes_nowhere(task: ClassificationTask) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import CandidateError
 from autoprune.tasks import ClassificationTask, LabelledArrays, image_corruptions, trained_once
-from autoprune.tasks.protocol import RecoverContext
+from autoprune.tasks.protocol import Inputs, RecoverContext
 
 RECIPE = {"seed": 0, "epochs": 6, "rows": 900, "width": 16}
 
@@ -68,8 +68,22 @@ class TinyTask(ClassificationTask):
         super().recover(model, ctx)
 
 
-def make_task(fail: str = "", corrupt: bool = False) -> TinyTask:
-    """Return the task, with corruptions and a shifted domain where asked for.
+class Faulty:
+    """A corruption that fails on more units than the contract tries: at each call, or `once`."""
+
+    def __init__(self, once: bool) -> None:
+        self.once, self.failed = once, False
+
+    def __call__(self, inputs: Inputs) -> Inputs:
+        (x,) = inputs.args
+        if len(x) > 2 and not (self.once and self.failed):
+            self.failed = True
+            raise KeyError("lens")
+        return Inputs((0.5 * x,), {})
+
+
+def make_task(fail: str = "", corrupt: bool = False, faulty: bool = False) -> TinyTask:
+    """Return the task, with corruptions and a shifted domain where asked for; `faulty` adds two that fail.
 
     `fail` is "", "raise", "exit", "diverge", or "branch" for a model with data-dependent Python.
     """
@@ -95,5 +109,6 @@ def make_task(fail: str = "", corrupt: bool = False) -> TinyTask:
     model = trained_once(TinyNet, train, name="tiny", recipe=RECIPE)
     if fail == "branch":
         model = Branching(model)
-    corruptions = image_corruptions(noise=(0.3,), blur=(1.0,)) if corrupt else {}
-    return TinyTask(model, data, name="tiny", fail=fail, corruptions=corruptions)
+    plain = image_corruptions(noise=(0.3,), blur=(1.0,)) if corrupt else {}
+    failing = {"broken": Faulty(once=False), "late": Faulty(once=True)} if faulty else {}
+    return TinyTask(model, data, name="tiny", fail=fail, corruptions={**plain, **failing})

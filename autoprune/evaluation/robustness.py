@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from autoprune.errors import CandidateError
+from autoprune.errors import AutopruneError, CandidateError
 from autoprune.evaluation.quality import checked, predictor_of
 from autoprune.runtimes import Session
 from autoprune.tasks import evaluate_shift, shifts_of
+from autoprune.tasks.failures import user_code
+from autoprune.tasks.optional import CLEAN, shift_key
 from autoprune.tasks.protocol import Evaluated, Inputs, Predict, Task
 
-CLEAN = "clean"
 Kind = Literal["clean", "corruption", "shift"]
 
 
@@ -31,7 +32,7 @@ class Condition:
     @property
     def key(self) -> str:
         """Its name in documents, unlike that of any other condition."""
-        return self.name if self.kind != "shift" else f"shift:{self.name}"
+        return self.name if self.kind != "shift" else shift_key(self.name)
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Conditions:
 
     Args:
         scored: Condition -> scores, on units that are the same for every model.
-        failed: Condition -> why there are no scores: the model's outputs make the metric impossible.
+        failed: Condition -> why there are no scores: the model's outputs make the metric impossible, or the task's own
+            code failed.
     """
 
     scored: dict[Condition, Evaluated]
@@ -68,21 +70,24 @@ def score_conditions(
 ) -> Conditions:
     """Score a deployed model under each condition, on a stratified subset of at most `units` units.
 
-    A metric that is not finite or beyond its bounds is a finding: its condition is listed as failed.
+    A metric that is not finite or beyond its bounds is a finding, and code of the task's that fails under one condition
+    tells nothing of the others: such a condition is listed as failed.
     """
     predict, corruptions = predictor_of(session, task), dict(task.corruptions())
+
+    def score_under(condition: Condition) -> Evaluated:
+        if condition.kind == "shift":
+            return evaluate_shift(task, predict, condition.name, limit=units, seed=seed)
+        change = corruptions.get(condition.name) if condition.kind == "corruption" else None
+        seen = predict if change is None else corrupted(predict, change)
+        return task.evaluate(seen, "val", limit=units, seed=seed)
+
     result = Conditions({}, {})
     for condition in conditions:
         try:
-            if condition.kind == "shift":
-                scored = evaluate_shift(task, predict, condition.name, limit=units, seed=seed)
-            else:
-                change = corruptions.get(condition.name) if condition.kind == "corruption" else None
-                seen = predict if change is None else corrupted(predict, change)
-                scored = task.evaluate(seen, "val", limit=units, seed=seed)
-            result.scored[condition] = checked(task, scored)
-        except CandidateError as error:
-            if error.reason != "nonfinite":
-                raise
-            result.failed[condition] = str(error)
+            with user_code(f"The task under {condition.key}"):
+                result.scored[condition] = checked(task, score_under(condition))
+        except AutopruneError as error:
+            finding = error.__cause__ if isinstance(error.__cause__, CandidateError) else error
+            result.failed[condition] = str(finding)
     return result

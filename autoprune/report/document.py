@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, NonNegativeFloat, ValidationError, model_validator
 
 from autoprune.errors import StorageError
 from autoprune.report.examined import Agreement, ClassQuality, Condition, Examination, Stability
-from autoprune.report.parts import Change, Estimate, Part, RelativePath, Sha256, Share
+from autoprune.report.parts import Change, Count, Estimate, Part, RelativePath, Sha256, Share
 from autoprune.storage import dump_json, parse_json, read_regular
 
 FRONT_LIMIT = 64 << 20
@@ -60,7 +60,7 @@ class Provenance(Part):
     task_sha256: str
     data_fingerprint: str
     config_sha256: str
-    test_reads: NonNegativeInt
+    test_reads: Count
 
 
 class CostOnly(Part):
@@ -73,9 +73,9 @@ class CostOnly(Part):
 class TrustRound(Part):
     """How far predictions were right up to a round; `evaluation` counts the candidates recorded by then."""
 
-    evaluation: NonNegativeInt
+    evaluation: Count
     fidelity: Literal["proxy", "short", "full"]
-    n: NonNegativeInt
+    n: Count
     kendall_tau: float | None = None
     same_cost_concordance: float | None = None
     cost_only: CostOnly = CostOnly()
@@ -91,7 +91,7 @@ class PredictorInfo(Part):
     cost_only: CostOnly = CostOnly()
     mean_absolute_error: float | None = None
     coverage_90: float | None = None
-    n: NonNegativeInt
+    n: Count
     fallback_used: bool
     fallback_reason: str | None = None
     weights: dict[str, float] = Field(default_factory=dict)
@@ -101,12 +101,12 @@ class PredictorInfo(Part):
 class EvaluationCounts(Part):
     """Candidates evaluated at each fidelity, and those that failed."""
 
-    proxy: NonNegativeInt = 0
-    short: NonNegativeInt = 0
-    full: NonNegativeInt = 0
-    failed: NonNegativeInt = 0
-    stopped: NonNegativeInt = 0
-    controls: NonNegativeInt = 0
+    proxy: Count = 0
+    short: Count = 0
+    full: Count = 0
+    failed: Count = 0
+    stopped: Count = 0
+    controls: Count = 0
 
 
 class Hypervolume(Part):
@@ -123,7 +123,7 @@ class Hypervolume(Part):
 class HistoryPoint(Part):
     """Hypervolume of the candidates of one fidelity after evaluation number `evaluation` of the run."""
 
-    evaluation: NonNegativeInt
+    evaluation: Count
     fidelity: Literal["proxy", "short", "full"]
     hypervolume: NonNegativeFloat
 
@@ -152,7 +152,7 @@ class LatencyResult(Part):
     ms: Annotated[float, Field(gt=0.0)]
     low: float
     high: float
-    samples: NonNegativeInt
+    samples: Count
     speedup: float
     speedup_low: float
     speedup_high: float
@@ -183,7 +183,7 @@ class Predicted(Part):
 
     mean: float
     std: NonNegativeFloat
-    at_evaluation: NonNegativeInt
+    at_evaluation: Count
 
 
 class Warned(Part):
@@ -206,12 +206,12 @@ class Member(Part):
     sparsity: dict[str, Share] = Field(default_factory=dict)
     fidelity: Literal["proxy", "short", "full"]
     feasible: bool
-    parameters: NonNegativeInt
-    nonzero: NonNegativeInt
-    macs: NonNegativeInt
-    bytes: NonNegativeInt
-    compressed_bytes: NonNegativeInt
-    peak_memory_bytes: NonNegativeInt | None = None
+    parameters: Count
+    nonzero: Count
+    macs: Count
+    bytes: Count
+    compressed_bytes: Count
+    peak_memory_bytes: Count | None = None
     deployments: dict[str, Deployment]
     predicted: dict[str, Predicted] = Field(default_factory=dict)
     robustness: dict[str, Condition] = Field(default_factory=dict)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt
+from pydantic import Field, NonNegativeFloat
 
-from autoprune.report.parts import Change, Estimate, Part, Sha256
+from autoprune.report.parts import Change, Count, Estimate, Part, Sha256
+
+ROBUSTNESS = "robustness"
 
 
 class Condition(Part):
@@ -48,8 +50,12 @@ class Agreement(Part):
 
 
 class ClassQuality(Part):
-    """Accuracy on the test units of one class, and its paired change against the dense model."""
+    """Accuracy on the test units of one class, and its paired change against the dense model.
 
+    `number` is the class's own; fronts of before it was written have none.
+    """
+
+    number: Count | None = None
     name: str
     accuracy: Estimate
     change: Change | None = None
@@ -58,6 +64,6 @@ class ClassQuality(Part):
 class Examination(Part):
     """How the members were looked into: units a measurement, wall seconds of all, digest of `pictures.json`."""
 
-    units: NonNegativeInt
+    units: Count
     seconds: NonNegativeFloat
     pictures_sha256: Sha256 | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.functional_validators import AfterValidator
 
 
@@ -19,6 +19,7 @@ def _inside(path: str) -> str:
 
 RelativePath = Annotated[str, AfterValidator(_inside)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**63)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
@@ -34,7 +35,7 @@ class Estimate(Part):
     value: float
     low: float
     high: float
-    n: NonNegativeInt
+    n: Count
     unit: str
     method: str
 

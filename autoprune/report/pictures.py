@@ -8,10 +8,10 @@ import hashlib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from autoprune.report.document import FrontDocument
-from autoprune.report.parts import Part, Share
+from autoprune.report.parts import Count, Part, Share
 from autoprune.storage import dump_json, parse_json, read_regular
 
 PICTURES_FILE = "pictures.json"
@@ -96,8 +96,8 @@ class Confusions(Part):
     """Units of test by label (row) and answer (column), of the dense model and of members, by id."""
 
     names: tuple[Name, ...] = Field(max_length=MOST_CLASSES)
-    dense: tuple[tuple[NonNegativeInt, ...], ...]
-    members: dict[str, tuple[tuple[NonNegativeInt, ...], ...]]
+    dense: tuple[tuple[Count, ...], ...]
+    members: dict[str, tuple[tuple[Count, ...], ...]]
 
     @model_validator(mode="after")
     def _square(self) -> Confusions:
@@ -109,14 +109,24 @@ class Confusions(Part):
 
 
 class Pictures(Part):
-    """Everything that is drawn of `shown`, the picks among the members, beside the dense model."""
+    """Everything that is drawn of `shown`, the picks among the members, beside the dense model.
+
+    `groups_left_out` counts the groups that are not among `groups`: there are too many, or they are too wide.
+    """
 
     schema_version: Literal["1.0"] = "1.0"
     shown: tuple[str, ...] = Field((), max_length=MOST_SHOWN)
     groups: tuple[KeptUnits, ...] = Field((), max_length=MOST_GROUPS)
+    groups_left_out: Count = 0
     filters: Filters | None = None
     samples: tuple[SampleShown, ...] = Field((), max_length=MOST_SAMPLES)
     confusion: Confusions | None = None
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Pictures:
+        if len({one.group for one in self.groups}) != len(self.groups):
+            raise ValueError("two groups have the same name")
+        return self
 
     def to_bytes(self) -> bytes:
         """Return the bytes of `pictures.json`."""

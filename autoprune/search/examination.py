@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.errors import AutopruneError
 from autoprune.evaluation import (
     ClassScore,
-    Conditions,
     Interval,
     agreement,
     by_class,
@@ -25,12 +25,21 @@ from autoprune.evaluation import (
     score,
     score_conditions,
 )
+from autoprune.evaluation import Condition as Met
 from autoprune.report.document import Warned
-from autoprune.report.examined import Agreement, ClassQuality, Condition, Examination, Stability, TrainingGap
+from autoprune.report.examined import (
+    ROBUSTNESS,
+    Agreement,
+    ClassQuality,
+    Condition,
+    Examination,
+    Stability,
+    TrainingGap,
+)
 from autoprune.report.parts import Change, Estimate
 from autoprune.report.pictures import PICTURES_FILE, digest_of
 from autoprune.runtimes import Session
-from autoprune.search.losses import Losses
+from autoprune.search.losses import Losses, emission_step
 from autoprune.search.pictures import Shown, pictures_of
 from autoprune.search.workbench import Workbench
 from autoprune.storage import write_file
@@ -94,20 +103,29 @@ class Examiner:
         self._units, self._seed = bench.config.robustness.units, bench.config.search.seed
         asked = {o.name for o in bench.objectives}
         self._metrics: tuple[MetricSpec, ...] = tuple(m for m in bench.task.metrics if m.name in asked)
-        self._conditions: Conditions | None = None
-        self.baseline = self._examined(dense)
+        self._dense_conditions: dict[Met, Evaluated] = {}
+        self.baseline = self.examine(dense)
 
-    def examine(self, member: Subject) -> Examined:
-        """Return what is found of a member, compared with the dense model."""
-        return self._examined(member)
+    def examine(self, subject: Subject) -> Examined:
+        """Return what is found of the dense model, or of a member, compared with the dense model."""
+        parts: dict[str, Any] = {}
+        warnings: list[Warned] = []
+        with self._timed(), self._noting(subject, "agreement"):
+            parts |= self._told_by_test(subject)
+        if self._units:
+            with self._timed():
+                parts["robustness"], warnings = self._robustness(subject)
+            with self._timed(), self._noting(subject, "stability"):
+                parts["stability"] = self._stability(subject)
+        return Examined(parts, tuple(warnings))
 
     def pictures(self, file: Path, shown: Mapping[str, Shown]) -> Examination:
         """Write what the report draws of members, by id, and return how the models were looked into.
 
-        Nothing is drawn where `robustness.units` is 0.
+        Nothing is drawn where `robustness.pictures` is false or `robustness.units` is 0.
         """
         bench, digest = self._bench, None
-        if self._units:
+        if self._units and bench.config.robustness.pictures:
             with self._timed(), self._losses.noting(PICTURES_FILE):
                 dense = Shown(None, score(bench.task, self._dense.session, "val"), self._dense.test)
                 found = pictures_of(bench.task, bench.groups, bench.model, dense, shown, seed=self._seed)
@@ -115,18 +133,6 @@ class Examiner:
                 write_file(file, content)
                 digest = digest_of(content)
         return Examination(units=self._units, seconds=self.seconds, pictures_sha256=digest)
-
-    def _examined(self, subject: Subject) -> Examined:
-        parts: dict[str, Any] = {}
-        warnings: list[Warned] = []
-        with self._timed(), self._noting(subject, "agreement"):
-            parts |= self._told_by_test(subject)
-        if self._units:
-            with self._timed(), self._noting(subject, "robustness"):
-                parts["robustness"], warnings = self._robustness(subject)
-            with self._timed(), self._noting(subject, "stability"):
-                parts["stability"] = self._stability(subject)
-        return Examined(parts, tuple(warnings))
 
     def _told_by_test(self, subject: Subject) -> dict[str, Any]:
         itself = subject is self._dense
@@ -140,28 +146,40 @@ class Examiner:
         }
 
     def _robustness(self, subject: Subject) -> tuple[dict[str, Condition], list[Warned]]:
-        bench, itself = self._bench, subject is self._dense
-        conditions = conditions_of(bench.task)
-        found = score_conditions(bench.task, subject.session, conditions, units=self._units, seed=self._seed)
+        """Return what is known by condition, and why the rest is not."""
+        task, itself = self._bench.task, subject is self._dense
+        try:
+            with emission_step():
+                conditions = conditions_of(task)
+                found = score_conditions(task, subject.session, conditions, units=self._units, seed=self._seed)
+        except AutopruneError as error:
+            self._losses.add(f"robustness of {subject.name}", error)
+            return {}, [Warned(code=ROBUSTNESS, text=f"Its robustness could not be measured: {error}")]
         if itself:
-            self._conditions = found
-        before = self._conditions.scored if self._conditions is not None and not itself else {}
-        told = {}
+            self._dense_conditions = found.scored
+        told, failed = {}, dict(found.failed)
         for condition, scored in found.scored.items():
-            quality = intervals(bench.task, scored, seed=subject.seed, metrics=self._metrics)
-            changes = {}
-            if condition in before:
-                changes = compare(bench.task, scored, before[condition], seed=subject.seed, metrics=self._metrics)
-            told[condition.key] = Condition(
-                kind=condition.kind,
-                quality={name: _estimate(value) for name, value in quality.items()},
-                versus_dense={name: Change(**asdict(change)) for name, change in changes.items()},
-            )
-        failed = [
-            Warned(code="robustness", text=f"It could not be scored under {condition.key}: {reason}")
-            for condition, reason in found.failed.items()
+            try:
+                with emission_step():
+                    dense = None if itself else self._dense_conditions.get(condition)
+                    told[condition.key] = self._under(condition, scored, dense, subject.seed)
+            except AutopruneError as error:
+                failed[condition] = str(error)
+        warnings = [
+            Warned(code=ROBUSTNESS, text=f"It could not be scored under {condition.key}: {reason}")
+            for condition, reason in failed.items()
         ]
-        return told, failed
+        return told, warnings
+
+    def _under(self, condition: Met, scored: Evaluated, dense: Evaluated | None, seed: int) -> Condition:
+        task, metrics = self._bench.task, self._metrics
+        quality = intervals(task, scored, seed=seed, metrics=metrics)
+        changes = {} if dense is None else compare(task, scored, dense, seed=seed, metrics=metrics)
+        return Condition(
+            kind=condition.kind,
+            quality={name: _estimate(value) for name, value in quality.items()},
+            versus_dense={name: Change(**asdict(change)) for name, change in changes.items()},
+        )
 
     def _stability(self, subject: Subject) -> Stability:
         task, metrics = self._bench.task, self._metrics
@@ -190,7 +208,7 @@ class Examiner:
 def _class_quality(one: ClassScore, names: tuple[str, ...]) -> ClassQuality:
     name = names[one.number] if one.number < len(names) else str(one.number)
     change = None if one.change is None else Change(**asdict(one.change))
-    return ClassQuality(name=name, accuracy=_estimate(one.accuracy), change=change)
+    return ClassQuality(number=one.number, name=name, accuracy=_estimate(one.accuracy), change=change)
 
 
 def _estimate(interval: Interval) -> Estimate:

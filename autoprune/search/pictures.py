@@ -59,15 +59,16 @@ def pictures_of(
 ) -> Pictures:
     """Return what the report draws of `members`, by id, beside the dense `model`; parts without means are left out."""
     plans = {name: m.architecture for name, m in members.items() if m.architecture is not None}
-    kept = {
-        group.name: {name: kept_units(groups, group, plan) for name, plan in plans.items()}
-        for group in groups.groups
-        if group.width <= MOST_UNITS
-    }
+    drawn = [group for group in groups.groups if group.width <= MOST_UNITS][:MOST_GROUPS]
+    named = list(zip(names_apart([group.name for group in drawn]), drawn, strict=True))
     return Pictures(
         shown=tuple(members),
-        groups=tuple(_kept(name, bits) for name, bits in list(kept.items())[:MOST_GROUPS]),
-        filters=_filters(groups, model),
+        groups=tuple(
+            _kept(name, {member: kept_units(groups, group, plan) for member, plan in plans.items()})
+            for name, group in named
+        ),
+        groups_left_out=len(groups.groups) - len(drawn),
+        filters=_filters(named, model),
         samples=_samples(task, dense.val, {name: m.val for name, m in members.items()}, seed),
         confusion=_confusions(dense.test, {n: m.test for n, m in members.items()}, class_names_of(task)),
     )
@@ -90,12 +91,25 @@ def kept_units(groups: ModelGroups, group: PruningGroup, plan: ArchitecturePlan)
 
 def _kept(name: str, bits: Mapping[str, Bools]) -> KeptUnits:
     written = {member: "".join("1" if bit else "0" for bit in found) for member, found in bits.items()}
-    return KeptUnits(group=_short(name), members=written)
+    return KeptUnits(group=name, members=written)
 
 
-def _filters(groups: ModelGroups, model: nn.Module) -> Filters | None:
+def names_apart(names: Sequence[str]) -> list[str]:
+    """Return names of at most `LONGEST_NAME` characters; those that become equal by that are numbered."""
+    found: dict[str, None] = {}
+    for name in names:
+        told, number = _short(name), 1
+        while told in found:
+            number += 1
+            end = f"… ({number})"
+            told = f"{name[: LONGEST_NAME - len(end)]}{end}"
+        found[told] = None
+    return list(found)
+
+
+def _filters(named: Sequence[tuple[str, PruningGroup]], model: nn.Module) -> Filters | None:
     """Return the filters of the first layer that sees one or three channels, each of its channels a unit."""
-    for group in groups.groups:
+    for told, group in named:
         for name, dim in group.producers:
             weight = model.get_parameter(name).detach()
             if dim != 0 or weight.ndim != 4 or weight.shape[1] not in (1, 3) or len(weight) != group.width:
@@ -103,7 +117,7 @@ def _filters(groups: ModelGroups, model: nn.Module) -> Filters | None:
             if len(weight) > MOST_FILTERS or not 2 <= min(weight.shape[2:]) <= max(weight.shape[2:]) <= LONGEST_SIDE:
                 continue
             images = _spread(weight.cpu().double().movedim(1, 3).numpy())
-            return Filters(group=_short(group.name), filters=tuple(_raster(image) for image in images))
+            return Filters(group=told, filters=tuple(_raster(image) for image in images))
     return None
 
 

@@ -11,7 +11,7 @@ from autoprune.report.html.examined import StaticFigure
 from autoprune.report.html.images import data_uri
 from autoprune.report.html.models import Look, look_of
 from autoprune.report.html.numbers import NONE
-from autoprune.report.pictures import Answer, Confusions, Filters, Pictures
+from autoprune.report.pictures import MOST_GROUPS, MOST_UNITS, Answer, Confusions, Filters, Pictures
 
 _LETTERS = 160
 
@@ -60,13 +60,14 @@ class MemberPictures:
 
 @dataclass(frozen=True)
 class BeforeAfter:
-    """Everything of the section."""
+    """Everything of the section; `left_out` counts the picks that there was no room for."""
 
     names: tuple[str, ...]
     samples: tuple[SampleRow, ...]
     dense_confusion: StaticFigure | None
     members: tuple[MemberPictures, ...]
     filters_of: str
+    left_out: int
 
 
 def before_after(
@@ -83,9 +84,10 @@ def before_after(
     known = {member.id: member for member in front.members}
     shown = [known[i] for i in pictures.shown if i in known]
     shown.sort(key=lambda m: "balanced" not in roles.get(m.id, ()))
+    left_out = len(shown[most:])
     shown = shown[:most]
     if not shown:
-        return None
+        return BeforeAfter((), (), None, (), "", left_out) if left_out else None
     confusion = pictures.confusion
     before = None if confusion is None else _matrix("confusion-dense", "Dense model", confusion, None)
     return BeforeAfter(
@@ -94,6 +96,7 @@ def before_after(
         dense_confusion=before,
         members=tuple(_member(front, m, pictures, i, roles.get(m.id, ())) for i, m in enumerate(shown)),
         filters_of="" if pictures.filters is None else pictures.filters.group,
+        left_out=left_out,
     )
 
 
@@ -111,22 +114,27 @@ def _member(
         name=member.name,
         look=look_of(front, member),
         roles=roles,
-        strips=_strips(f"kept-{index}", member.name, bits),
+        strips=_strips(f"kept-{index}", member.name, bits, pictures.groups_left_out),
         filters=filters,
         filters_told=told,
         confusions=tuple(matrices),
     )
 
 
-def _strips(identity: str, name: str, bits: dict[str, str]) -> StaticFigure | None:
+def _strips(identity: str, name: str, bits: dict[str, str], left_out: int) -> StaticFigure | None:
     if not bits:
         return None
     strips = [Strip(group, own) for group, own in bits.items()]
     kept, total = sum(own.count("1") for own in bits.values()), sum(map(len, bits.values()))
-    described = f"Units kept by {name}: {kept} of {total} in {len(bits)} groups. "
+    groups = f"{len(bits)} of {len(bits) + left_out} groups" if left_out else f"{len(bits)} groups"
+    described = f"Units kept by {name}: {kept} of {total} in {groups}. "
     described += "; ".join(f"{s.name} {s.value}" for s in strips[:20])
     note = "One mark a unit of the dense model: filled where it stays, an empty frame where it is gone."
-    return StaticFigure(identity, f"{kept:,} of {total:,} units kept", StripChart(strips, described), note=note)
+    title = f"{kept:,} of {total:,} units kept"
+    if left_out:
+        title += f" in {groups}"
+        note += f" Left out are groups after the first {MOST_GROUPS}, and those of more than {MOST_UNITS:,} units."
+    return StaticFigure(identity, title, StripChart(strips, described), note=note)
 
 
 def _filters(filters: Filters | None, bits: dict[str, str]) -> tuple[tuple[FilterShown, ...], str]:

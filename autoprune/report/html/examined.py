@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autoprune.report.document import FrontDocument, Member
-from autoprune.report.examined import Condition
+from autoprune.report.examined import ROBUSTNESS, Condition, Examination
 from autoprune.report.html.candidates import thinned
 from autoprune.report.html.charts import Axis, Dot, DotChart, Drawing, scale_of, swatch
 from autoprune.report.html.figures import members_shown
@@ -68,7 +68,20 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class ExaminedView:
-    """Everything of the section; parts that a front does not know are empty."""
+    """Everything of the section; parts that a front does not know are empty.
+
+    Args:
+        picks: Names of the models that are shown beside the dense one.
+        figures: Conditions and gradients.
+        conditions: A row a condition.
+        stability: A row a model.
+        classes: Those that lost most.
+        classes_left_out: How many classes have no row.
+        failures: (model, what could not be measured of it, and why).
+        unknown: Why there are no conditions, where there are none.
+        regression: Whether the models answer numbers.
+        effort: What the measurements took.
+    """
 
     picks: tuple[str, ...]
     figures: tuple[StaticFigure, ...]
@@ -76,6 +89,8 @@ class ExaminedView:
     stability: tuple[StabilityRow, ...]
     classes: tuple[ClassRow, ...]
     classes_left_out: int
+    failures: tuple[tuple[str, str], ...]
+    unknown: str
     regression: bool
     effort: str
 
@@ -86,10 +101,7 @@ def examined_view(front: FrontDocument, metric: Quantity, most: int) -> Examined
     classes = _class_rows(front.baseline, picks)
     stability = tuple(_stability_rows(front, members_shown(front, most), metric))
     figures = (_condition_figure(front, picks, metric), _gradient_figure(front, picks))
-    known = front.examination
-    effort = "" if known is None else f"{known.units:,} units a measurement at most, {figure(known.seconds)} s in all."
-    if most < len(front.members):
-        effort += " Shown are the picks, and others evenly along the front."
+    failures = tuple(_failures(front, picks))
     return ExaminedView(
         picks=tuple(member.name for member in picks),
         figures=tuple(f for f in figures if f is not None),
@@ -97,8 +109,10 @@ def examined_view(front: FrontDocument, metric: Quantity, most: int) -> Examined
         stability=stability,
         classes=tuple(classes[:MOST_CLASS_ROWS]),
         classes_left_out=max(0, len(classes) - MOST_CLASS_ROWS),
+        failures=failures,
+        unknown=_why_unknown(front, failed=bool(failures), examined=bool(stability)),
         regression=any(m.agreement is not None and m.agreement.rmse is not None for m in front.members),
-        effort=effort,
+        effort=_effort(front.examination, shown_in_part=most < len(front.members)),
     )
 
 
@@ -114,8 +128,41 @@ def legend_of(front: FrontDocument, members: Sequence[Member]) -> tuple[tuple[st
     return tuple((swatch(look.shape, look.css), name) for name, look in looks)
 
 
+def _effort(known: Examination | None, *, shown_in_part: bool) -> str:
+    told = [] if known is None else [f"{figure(known.seconds)} s in all."]
+    if known is not None and known.units:
+        told = [f"{known.units:,} units a measurement at most, {told[0]}"]
+    if shown_in_part:
+        told.append("Shown are the picks, and others evenly along the front.")
+    return " ".join(told)
+
+
+def _why_unknown(front: FrontDocument, *, failed: bool, examined: bool) -> str:
+    if front.examination is not None and front.examination.units == 0:
+        return "Robustness and stability were switched off for this run: robustness.units is 0."
+    if failed:
+        return "Robustness could not be measured."
+    if not examined:
+        return "Robustness, stability and agreement with the dense model were not measured for this front."
+    doubt = "" if front.examination is not None else ", or they were not measured"
+    return f"The task knows no corruption and no shifted domain{doubt}."
+
+
+def _failures(front: FrontDocument, picks: Sequence[Member]) -> Iterator[tuple[str, str]]:
+    for member in (front.baseline, *picks):
+        for warning in member.warnings:
+            if warning.code == ROBUSTNESS:
+                yield member.name, warning.text
+
+
+def _conditions_of(front: FrontDocument, picks: Sequence[Member]) -> dict[str, str]:
+    """Return condition -> kind, of the dense model first: what it fails at may be known of the picks."""
+    members = (front.baseline, *picks)
+    return {name: condition.kind for member in members for name, condition in member.robustness.items()}
+
+
 def _condition_figure(front: FrontDocument, picks: Sequence[Member], metric: Quantity) -> StaticFigure | None:
-    names = list(front.baseline.robustness)
+    names = list(_conditions_of(front, picks))
     shown = names[:MOST_CONDITIONS]
     rows = []
     for name in shown:
@@ -172,11 +219,11 @@ def _gradient_figure(front: FrontDocument, picks: Sequence[Member]) -> StaticFig
 
 
 def _condition_rows(front: FrontDocument, picks: Sequence[Member], metric: Quantity) -> Iterator[ConditionRow]:
-    for name, dense in list(front.baseline.robustness.items())[:MOST_CONDITIONS]:
+    for name, kind in list(_conditions_of(front, picks).items())[:MOST_CONDITIONS]:
         yield ConditionRow(
             _title(name),
-            dense.kind,
-            estimate_shown(metric, dense.quality.get(metric.key)),
+            kind,
+            _under(front.baseline.robustness.get(name), metric)[0],
             tuple(_under(member.robustness.get(name), metric) for member in picks),
         )
 
@@ -196,9 +243,8 @@ def _stability_rows(front: FrontDocument, members: Sequence[Member], metric: Qua
         agreed = member.agreement
         gap = None if member.stability is None else member.stability.training_gap.get(metric.key)
         spread = member.seed_spread.get(metric.key)
-        lost = [c for c in member.classes if c.change is not None]
-        worst = min(lost, key=lambda c: c.change.delta if c.change else 0.0, default=None)
-        change = None if worst is None else worst.change
+        lost = [(c.change, c.name) for c in member.classes if c.change is not None and c.change.delta < 0.0]
+        change, worst = min(lost, key=lambda pair: pair[0].delta, default=(None, ""))
         distance = None if agreed is None else agreed.rmse if agreed.rmse is not None else agreed.kl
         yield StabilityRow(
             name=member.name,
@@ -208,7 +254,7 @@ def _stability_rows(front: FrontDocument, members: Sequence[Member], metric: Qua
             gap=NONE if gap is None else metric.bare_change(gap.gap),
             gap_interval="" if gap is None else f"[{metric.bare_change(gap.low)}, {metric.bare_change(gap.high)}]",
             seeds=_spread(metric, None if spread is None else spread.std),
-            worst=NONE if worst is None or change is None else f"{worst.name}: {signed(100 * change.delta)}",
+            worst=NONE if change is None else f"{worst}: {signed(100 * change.delta)}",
             worst_interval="" if change is None else f"[{signed(100 * change.low)}, {signed(100 * change.high)}]",
         )
 
@@ -222,10 +268,10 @@ def _spread(metric: Quantity, std: float | None) -> str:
 def _class_rows(dense: Member, picks: Sequence[Member]) -> list[ClassRow]:
     """Return a row a class; where a pick lost most comes first."""
     share = Quantity("accuracy", "max", "fraction")
-    known = [{c.name: c for c in member.classes} for member in picks]
+    known = [{(c.number, c.name): c for c in member.classes} for member in picks]
     found = []
     for one in dense.classes if picks else ():
-        cells = [own.get(one.name) for own in known]
+        cells = [own.get((one.number, one.name)) for own in known]
         shown = tuple(
             (Shown(NONE), None) if c is None else (estimate_shown(share, c.accuracy), change_shown(share, c.change))
             for c in cells
