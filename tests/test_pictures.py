@@ -29,8 +29,10 @@ from autoprune.report.examined import Examination
 from autoprune.report.html import html_report, write_report
 from autoprune.report.html.images import png_of
 from autoprune.report.pictures import (
+    LONGEST_NAME,
     LONGEST_SIDE,
     LONGEST_TEXT,
+    MOST_GROUPS,
     MOST_SAMPLES,
     PICTURES_FILE,
     Pictures,
@@ -38,7 +40,7 @@ from autoprune.report.pictures import (
     digest_of,
     read_pictures,
 )
-from autoprune.search.pictures import Shown, kept_units, pictures_of
+from autoprune.search.pictures import Shown, kept_units, names_apart, pictures_of
 from autoprune.search.run import run
 from autoprune.tasks import ClassificationTask, Evaluated, LabelledArrays, Sample
 from autoprune.tasks.protocol import Inputs, Split
@@ -144,6 +146,9 @@ def test_pictures_that_are_no_pictures_are_not_drawn(tmp_path: Path) -> None:
         {"filters": {"group": "a", "filters": [{"height": 2, "width": 2, "channels": 1, "data": "AAAA"}]}},
         {"filters": {"group": "a", "filters": [{"height": 1, "width": 1, "channels": 1, "data": '">'}]}},
         {"confusion": {"names": ["a", "b"], "dense": [[1, 2]], "members": {}}},
+        {"confusion": {"names": ["a"], "dense": [[10**400]], "members": {}}},
+        {"confusion": {"names": ["a"], "dense": [[-1]], "members": {}}},
+        {"groups": [{"group": "a", "members": {"x": "01"}}] * 2},
         {"shown": ["a"] * 5},
         {"extra": 1},
     ],
@@ -181,6 +186,26 @@ def test_a_group_inside_a_block_that_was_taken_out_keeps_nothing() -> None:
     assert not kept_units(groups, group, removed).any()
     some = ArchitecturePlan({"0.weight": {0: (1, 4)}}, {}, {}, {"0.weight": (2, 4)}, ())
     assert np.flatnonzero(kept_units(groups, group, some)).tolist() == [1, 4]
+
+
+def test_groups_whose_names_are_long_and_alike_stay_apart() -> None:
+    names = [f"{'block.' * 20}{n}" for n in range(12)]
+    told = names_apart(["stem", *names])
+    assert told[0] == "stem"
+    assert len(set(told)) == 13
+    assert max(map(len, told)) == LONGEST_NAME
+    assert names_apart(["a", "b"]) == ["a", "b"]
+
+
+def test_groups_that_are_not_drawn_are_counted() -> None:
+    model = nn.Sequential(*(nn.Linear(4, 4) for _ in range(MOST_GROUPS + 4)))
+    groups = find_groups(model, Inputs((torch.zeros(2, 4),), {}))
+    assert len(groups.groups) == MOST_GROUPS + 3
+    scored = Evaluated({}, "row", ("0",), {})
+    task = ClassificationTask(nn.Linear(4, 2), LabelledArrays(np.zeros((60, 4)), np.arange(60) % 2))
+    shown = {"m": Shown(ArchitecturePlan({}, {}, {}, {}, ()), scored, scored)}
+    found = pictures_of(task, groups, model, Shown(None, scored, scored), shown, seed=0)
+    assert (len(found.groups), found.groups_left_out) == (MOST_GROUPS, 3)
 
 
 class Texts(ClassificationTask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 import xml.etree.ElementTree as ET
 
@@ -54,6 +55,15 @@ def test_logarithmic_ticks_lie_inside(low: float, ratio: float) -> None:
     found = ticks(scale)
     assert 1 < len(found) <= 9
     assert all(scale.holds(value) for value in found)
+
+
+@pytest.mark.parametrize("log", [False, True])
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=4))
+def test_a_scale_of_any_values_has_finite_ticks_and_places(log: bool, values: list[float]) -> None:
+    scale = scale_of(values, log=log)
+    assert scale.low < scale.high
+    assert all(math.isfinite(tick) and scale.holds(tick) for tick in ticks(scale))
+    assert all(0.0 <= scale.at(scale.clamp(value)) <= 1.0 + 1e-9 for value in values)
 
 
 def test_a_logarithmic_axis_places_ratios_evenly() -> None:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
-from front_factory import OTHER, TARGET, front, front_json, member
+from front_factory import OTHER, TARGET, estimate, front, front_json, member
 from page_reader import Page, picked_by
-from report_factory import GROUPS, HOSTILE, hostile_front, rich_front, rich_pictures, rich_records
+from report_factory import GROUPS, HOSTILE, examined_parts, hostile_front, rich_front, rich_pictures, rich_records
 from typer.testing import CliRunner
 
 from autoprune.cli.app import app
@@ -26,6 +27,9 @@ from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report import FrontDocument, read_front, write_front
 from autoprune.report.endings import ENDINGS, why_ended
 from autoprune.report.html import assets, html_report, write_report
+from autoprune.report.html.figures import Limits
+from autoprune.report.html.page import write_html
+from autoprune.report.pictures import PICTURES_FILE, digest_of
 from autoprune.search.loop import EVALUATIONS, EXHAUSTED, PLATEAU
 
 REFERENCE = Path(__file__).resolve().parent.parent / "results" / "reference" / "digits"
@@ -199,6 +203,142 @@ def test_sections_without_data_say_so_in_a_sentence() -> None:
         assert told in text, told
     assert "No model to take." in page("empty").text
     assert "No latency was measured." in page("no latency").text
+
+
+def examined(**changes: Any) -> str:
+    """Return the words of a page whose dense model and one member have the parts of `examined_parts`, changed."""
+    plain = front_json()
+    dense = {**plain["baseline"], **examined_parts(dense=True)} | changes.pop("dense", {})
+    one = member("a", 0.98, 3.0, **(examined_parts() | changes.pop("member", {})))
+    found = {"members": [one], "baseline": dense, "picks": {"balanced": "a"}, "constraints": []}
+    return Page(html_report(front(**(found | changes)), [])).text
+
+
+def warned(text: str) -> dict[str, Any]:
+    return {"warnings": [{"code": "robustness", "text": text}]}
+
+
+def test_the_gap_of_training_data_is_explained_by_the_direction_of_the_metric() -> None:
+    assert "the further above 0, the more was learnt by heart" in page("rich").text
+    stability = json.loads(json.dumps(examined_parts()["stability"]).replace("accuracy", "perplexity"))
+    plain = minimised().to_json()
+    plain["members"][0]["stability"] = stability
+    shown = Page(html_report(FrontDocument.model_validate(plain), [])).text
+    assert "the further below 0, the more was learnt by heart" in shown
+    assert "the further above 0" not in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"examination": {"units": 0, "seconds": 0.1}}, "were switched off for this run: robustness.units is 0."),
+        ({"examination": {"units": 9, "seconds": 0.1}}, "knows no corruption and no shifted domain."),
+        ({}, "knows no corruption and no shifted domain, or they were not measured."),
+        ({"dense": warned("no lens")}, "Robustness could not be measured."),
+    ],
+)
+def test_why_there_are_no_conditions_is_told(changes: dict[str, Any], told: str) -> None:
+    nothing: dict[str, Any] = {"robustness": {}}
+    dense = nothing | changes.pop("dense", {})
+    text = examined(dense=dense, member=nothing, **changes)
+    assert told in text
+    assert ("dense : no lens" in text) is ("warnings" in dense)
+
+
+def test_conditions_that_the_dense_model_fails_at_are_shown_of_the_members_with_the_reason() -> None:
+    known = examined_parts(dense=True)["robustness"]
+    changes = {"robustness": {"clean": known["clean"]}, **warned("It could not be scored under noise_1: no lens")}
+    text = examined(dense=changes)
+    assert "dense : It could not be scored under noise_1: no lens" in text
+    assert "noise 1 – 67.0% [66.0, 68.0] −3.0 [−6.0, +1.0]" in text
+
+
+def test_classes_of_one_name_keep_their_own_figures() -> None:
+    values = (0.91, 0.52)
+    classes = [{"number": n, "name": "cat", "accuracy": estimate(value)} for n, value in enumerate(values)]
+    text = examined(dense={"classes": classes}, member={"classes": classes})
+    for told in ("91.0% [90.0, 92.0]", "52.0% [51.0, 53.0]"):
+        assert text.count(f"{told} {told}") == 1, told
+
+
+def test_the_class_with_the_greatest_loss_is_left_empty_where_none_lost() -> None:
+    change = examined_parts()["classes"][0]["change"]
+    better = {"name": "7", "accuracy": estimate(0.9), "change": change | {"delta": 0.02, "low": 0.0, "high": 0.04}}
+    same = better | {"change": better["change"] | {"delta": 0.0}}
+    worse = better | {"name": "3", "change": change}
+    assert "3: −3.0" in examined(member={"classes": [better, worse]})
+    assert not re.search(r"7: [+−0]", examined(member={"classes": [better, same]}))
+    assert "the extreme of several, in part by chance" in examined()
+
+
+def test_units_kept_of_some_groups_alone_are_told_as_such() -> None:
+    document = rich_front()
+    pictures = rich_pictures(document)
+    assert not re.search(r"units kept in \d", Page(html_report(document, [], pictures)).text)
+    text = Page(html_report(document, [], pictures.model_copy(update={"groups_left_out": 5}))).text
+    drawn = len(pictures.groups)
+    assert f"units kept in {drawn} of {drawn + 5} groups" in text
+    assert "Left out are groups after the first 64, and those of more than 4,096 units." in text
+
+
+@pytest.mark.parametrize(
+    ("pictured", "told"),
+    [
+        (0, "The pictures of this run were left out for the size of this page"),
+        (2, "The pictures of 1 further pick were left out for the size of this page."),
+        (3, ""),
+    ],
+)
+def test_pictures_that_a_page_has_no_room_for_are_told(
+    monkeypatch: pytest.MonkeyPatch, pictured: int, told: str
+) -> None:
+    document = rich_front()
+    assert len(set(document.picks.values())) == 3
+    monkeypatch.setattr("autoprune.report.html.page.Limits", partial(Limits, pictured=pictured))
+    text = Page(html_report(document, [], rich_pictures(document))).text
+    assert told in text
+    assert ("were left out for the size" in text) is bool(told)
+    assert "No pictures were kept" not in text
+
+
+def test_figures_of_any_size_give_a_page() -> None:
+    norms = {"stem": 1.7e308, "fc": 1e-320}
+    stability = examined_parts()["stability"] | {"gradient_norm": norms}
+    huge = {"value": 1.7e308, "low": -1.7e308, "high": 1.7e308, "n": 2**62, "unit": "image", "method": "wilson"}
+    known = {"clean": {"kind": "clean", "quality": {"accuracy": huge}}}
+    parts = {"stability": stability, "robustness": known}
+    assert "Gradient of the loss by layer" in examined(dense=parts, member=parts)
+
+
+def test_a_crafted_directory_ends_with_a_report_or_in_one_line(tmp_path: Path) -> None:
+    document = rich_front()
+    pictures = json.loads(rich_pictures(document).to_bytes())
+    pictures["confusion"]["dense"][0][0] = 10**400
+    content = json.dumps(pictures).encode()
+    plain = document.to_json()
+    plain["examination"]["pictures_sha256"] = digest_of(content)
+    plain["baseline"]["stability"]["gradient_norm"] |= {"fc": 1.7e308, "stem": 1e-320}
+    write_front(FrontDocument.model_validate(plain), tmp_path)
+    (tmp_path / PICTURES_FILE).write_bytes(content)
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert "pictures.json is missing or was altered" in Page((tmp_path / "report.html").read_text()).text
+    plain["members"][0]["macs"] = 10**400
+    (tmp_path / "front.json").write_text(json.dumps(plain))
+    done = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert done.exit_code == StorageError.exit_code
+    assert "members.0.macs: Input should be less than" in " ".join(done.output.split())
+
+
+def test_figures_that_no_page_can_be_drawn_of_are_an_error_of_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def divide(*_: Any) -> str:
+        return str(1 / 0)
+
+    monkeypatch.setattr("autoprune.report.html.page.html_report", divide)
+    with pytest.raises(StorageError, match=r"report\.html cannot be drawn: division by zero\."):
+        write_html(front(), [], tmp_path / "report.html")
 
 
 def test_a_fall_back_of_the_predictor_is_told_with_its_reason() -> None:

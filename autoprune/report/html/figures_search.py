@@ -16,6 +16,7 @@ from autoprune.report.html.charts import (
     Scale,
     ScatterChart,
     Series,
+    bounded,
     scale_of,
     swatch,
 )
@@ -108,7 +109,7 @@ def importance_figure(told: dict[str, float], kind: str) -> Figure | None:
     if not ranked:
         return None
     rows = [Row(n, f"{100 * v:.1f}%", "s-member", bar=(0.0, 100 * v)) for n, v in ranked[:MOST_GROUPS]]
-    axis = Axis("share explained (%)", Scale(0.0, max(1.0, 105 * ranked[0][1])))
+    axis = Axis("share explained (%)", Scale(0.0, bounded(max(1.0, 105 * ranked[0][1]))))
     described = f"Importance of {len(rows)} {kind}: {', '.join(f'{r.label} {r.value}' for r in rows[:5])}."
     rest = ranked[MOST_GROUPS:]
     note = f"{len(rest)} further {kind} explain {100 * sum(v for _, v in rest):.1f}% together." if rest else ""

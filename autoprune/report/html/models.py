@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -116,7 +117,9 @@ def roles_of(front: FrontDocument, member: Member) -> set[str]:
 
 
 def ratio_text(ratio: float, better: str, worse: str, same: str) -> str:
-    """Return a ratio in words: `4.1x smaller`, `1.2x larger` or `the same size`."""
+    """Return a ratio in words: `4.1x smaller`, `1.2x larger` or `the same size`; nothing of what is no ratio."""
+    if not 0.0 < ratio < math.inf:
+        return NONE
     if 0.995 < ratio < 1.005:
         return same
     return f"{about(ratio)} {better}" if ratio > 1 else f"{about(1 / ratio)} {worse}"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoprune.errors import StorageError
 from autoprune.markup import printable
 from autoprune.records import CandidateRecord, RecordStore
 from autoprune.report.document import FrontDocument, Member, read_front
@@ -67,9 +68,17 @@ def write_html(
     """Write the page to `path` in one step.
 
     Raises:
-        StorageError: Disk full, permission, or another failure of the file system.
+        StorageError: Disk full, permission, or another failure of the file system; or the documents, which are not
+            trusted, hold figures that no page can be drawn of.
     """
-    write_file(path, html_report(front, records, pictures).encode("utf-8"))
+    try:
+        page = html_report(front, records, pictures)
+    except (ArithmeticError, ValueError) as error:
+        raise StorageError(
+            f"{path} cannot be drawn: {error}.",
+            hint=f"{path.parent} holds figures that no run measures; run the search again to have it rebuilt.",
+        ) from error
+    write_file(path, page.encode("utf-8"))
 
 
 def html_report(front: FrontDocument, records: Sequence[CandidateRecord], pictures: Pictures | None = None) -> str:

@@ -10,7 +10,7 @@ from autoprune.report.html.charts.lines import Line, LineChart
 from autoprune.report.html.charts.matrix import MatrixChart
 from autoprune.report.html.charts.parallel import ParallelChart, Strand
 from autoprune.report.html.charts.rows import Row, RowChart
-from autoprune.report.html.charts.scale import Axis, Kind, Scale, scale_of, ticks
+from autoprune.report.html.charts.scale import Axis, Kind, Scale, bounded, scale_of, ticks
 from autoprune.report.html.charts.scatter import Group, Mark, ScatterChart, Series
 from autoprune.report.html.charts.strips import Strip, StripChart
 from autoprune.report.html.charts.svg import SHAPES, swatch
@@ -38,6 +38,7 @@ __all__ = [
     "Strand",
     "Strip",
     "StripChart",
+    "bounded",
     "scale_of",
     "swatch",
     "ticks",

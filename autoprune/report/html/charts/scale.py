@@ -14,6 +14,7 @@ Kind = Literal["fraction", "ms", "bytes", "count", "value"]
 _STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 _DECADE_MARKS = ((1.0, 1.5, 2.0, 3.0, 5.0, 7.0), (1.0, 2.0, 5.0), (1.0, 3.0), (1.0,))
 _FEW = 3
+_LEAST, _GREATEST = 1e-200, 1e200
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,8 @@ class Scale:
         """Return the position of a value; it lies outside 0..1 where the value lies outside the range."""
         if not self.log:
             return (value - self.low) / (self.high - self.low)
-        floor = self.low / 1e6
-        return math.log(max(value, floor) / self.low) / math.log(self.high / self.low)
+        low = math.log(self.low)
+        return (math.log(max(value, self.low / 1e6)) - low) / (math.log(self.high) - low)
 
     def holds(self, value: float) -> bool:
         """Tell whether a value lies in the range."""
@@ -74,20 +75,31 @@ def _size(value: float) -> str:
 
 def brief(value: float) -> float:
     """Return a value to six significant digits: more cannot be seen."""
-    return float(f"{value:.6g}")
+    return float(f"{bounded(value):.6g}")
 
 
 def scale_of(values: Iterable[float], *, log: bool = False, pad: float = 0.06) -> Scale:
-    """Return a scale that holds all values with some room; a logarithmic one only where all are positive."""
-    found = [v for v in values if math.isfinite(v)]
+    """Return a scale that holds all values with some room; a logarithmic one only where all are positive.
+
+    It ends at magnitudes of 1e200, and takes what is below 1e-200 for 0 or, a logarithmic one, for 1e-200: ratios and
+    differences of what a crafted document may hold would be no finite numbers.
+    """
+    found = [bounded(v) for v in values if math.isfinite(v)]
     if not found:
         return Scale(0.0, 1.0)
     low, high = min(found), max(found)
     if log and low > 0:
-        room = max(math.log(high / low) * pad, 0.02)
+        low, high = max(low, _LEAST), max(high, _LEAST)
+        room = max((math.log(high) - math.log(low)) * pad, 0.02)
         return Scale(low * math.exp(-room), high * math.exp(room), log=True)
+    low, high = (v if abs(v) >= _LEAST else 0.0 for v in (low, high))
     room = (high - low) * pad or abs(high) * pad or 1.0
     return Scale(low - room, high + room)
+
+
+def bounded(value: float) -> float:
+    """Return the nearest value whose magnitude charts can draw."""
+    return min(max(value, -_GREATEST), _GREATEST)
 
 
 def ticks(scale: Scale, most: int = 6) -> list[float]:
