@@ -14,8 +14,8 @@ from units import built, equal, run, traced
 
 from autoprune.errors import GroupError
 from autoprune.groups import ModelGroups, find_groups, prepare_model, slice_model
+from autoprune.groups.comparison import mismatch
 from autoprune.groups.tracing import export_program, trace_model
-from autoprune.groups.verification import mismatch
 from autoprune.tasks.protocol import Inputs
 
 

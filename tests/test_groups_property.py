@@ -14,8 +14,8 @@ from units import run
 
 from autoprune.groups import ModelGroups, find_groups, mask_model, slice_model
 from autoprune.groups.assembly import assemble
+from autoprune.groups.comparison import mismatch
 from autoprune.groups.tracing import export_program, partition, trace_model
-from autoprune.groups.verification import mismatch
 from autoprune.tasks.protocol import Inputs
 
 KINDS = ("plain", "residual", "concat", "depthwise", "grouped", "bottleneck", "gate", "pointwise", "parallel")

@@ -1,34 +1,33 @@
-"""Groups -> groups that are proven: cut them, export again, and compare every tensor's shape with the prediction.
+"""Groups -> groups that were tried: cut them, export again, and compare the graph with the prediction.
 
-A forward pass that runs proves nothing: `view(B, N, heads, -1)` runs and is wrong after a head is cut. So the pruned
+A forward pass that runs shows nothing: `view(B, N, heads, -1)` runs and is wrong after a head is cut. So the pruned
 model's graph must have the same operators, the same constants, and exactly the shapes that the labels predict. Where
 it has not, integer attributes of modules (num_heads, split_size) are patched; what cannot be fixed is protected.
+
+What is tried are samples: some units of every group at once, and where a dimension is cut into pieces also each piece
+alone. Source that computes another constant of only some widths can pass them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, zip_longest
 
 import numpy as np
-from torch.export import ExportedProgram
-from torch.fx import Node
-from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import AutopruneError
 from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
 from autoprune.groups.cloning import size_attributes
+from autoprune.groups.comparison import mismatch
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.tracing import EXPORT_FAILED, Trace, export_program, partition
+from autoprune.groups.tracing.axes import components
 from autoprune.groups.tracing.labels import BoolArray, Labels
-from autoprune.groups.tracing.operators import operator_name
-from autoprune.groups.tracing.tracer import module_path, tensor_shapes
+from autoprune.groups.tracing.tracer import module_path
 from autoprune.groups.types import NO_UNIT, IntArray, ModelGroups, PruningGroup
 from autoprune.tasks.protocol import Inputs
 
-VANISHING = ("contiguous", "clone", "alias", "detach")
-RANGES = ("slice", "narrow")
 SIZE_ATTRIBUTES = frozenset(
     {"in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "embedding_dim"}
     | {"num_embeddings", "num_parameters", "groups"}
@@ -37,6 +36,7 @@ REMOVED = (0.35, 0.55)
 MAX_PATCHES = 3
 MAX_TRIES = 40
 MAX_EXPORTS = 200
+MAX_PIECES = 16
 
 Patch = tuple[RuleSite, ...]
 
@@ -202,22 +202,30 @@ class _Verifier:
         for group in groups:
             removed = max(1, int(self.rng.uniform(*REMOVED) * group.width))
             alive[group.start + self.rng.permutation(group.width)[:removed]] = False
-        for region in self.trace.evidence.regions:
+        for region in (region for pieces in self.trace.evidence.regions for region in pieces):
             units = assembly.unit_of[region.ravel()]
             mine = units[[u != NO_UNIT and any(g.start <= u < g.start + g.width for g in groups) for u in units]]
             if len(mine) and alive[mine].all():
                 alive[self.rng.choice(mine)] = False
-        for dimension in assembly.groups.plan.dimensions:
-            if not np.append(alive, True)[dimension.units].any():
-                alive[dimension.units[0]] = True
-        return alive
+        return _nowhere_empty(assembly, alive)
 
     def _problem(
         self, assembly: Assembly, groups: Sequence[PruningGroup], alive: BoolArray | None = None
     ) -> str | None:
-        """Return the first thing that is wrong when units of `groups` are cut, or None."""
+        """Return the first thing that is wrong when units of `groups` are cut, or None.
+
+        Args:
+            assembly: What is cut.
+            groups: Those of which units go.
+            alive: Living units of the first cut, otherwise drawn; cuts of single pieces follow.
+        """
+        first = self._sample(assembly, groups) if alive is None else alive
+        samples = (first, *(_without(assembly, cut) for cut in _cuts_of_pieces(self.trace, assembly, groups)))
+        return next((p for p in (self._problem_of(assembly, sample) for sample in samples) if p is not None), None)
+
+    def _problem_of(self, assembly: Assembly, alive: BoolArray) -> str | None:
+        """Return the first thing that is wrong with the model that has the units `alive`, or None."""
         self.exports += 1
-        alive = self._sample(assembly, groups) if alive is None else alive
         try:
             outline = Slicer(self.trace.model, assembly.groups.plan).outline(alive)
             program = export_program(outline, self.inputs)
@@ -226,69 +234,49 @@ class _Verifier:
         return mismatch(self.trace, program, assembly.alive_atoms(alive))
 
 
-def mismatch(trace: Trace, program: ExportedProgram, alive: BoolArray) -> str | None:
-    """Return the first difference between a pruned model's graph and the prediction, or None.
+def _cuts_of_pieces(trace: Trace, assembly: Assembly, groups: Sequence[PruningGroup]) -> list[IntArray]:
+    """Return sets of units, each of one piece only of every dimension that is cut into pieces: one unit, and all.
 
-    Args:
-        trace: Of the whole model.
-        program: The pruned model's graph.
-        alive: [atoms] those that the pruned model has.
+    A bound that does not follow, as `width // 2`, can be right by chance where several pieces lose units. Dimensions
+    that share no unit are cut in the same set.
     """
-    before, after = _operators(trace.program), _operators(program)
-    if len(before) != len(after):
-        return f"the graph has {len(after)} operators, not {len(before)}"
-    for old, new in zip(before, after, strict=True):
-        if old.target != new.target:
-            return f"{old.name} became {new.name}"
-        if _constants(old) != _constants(new):
-            return f"a constant of {old.name} changed"
-        shapes = tensor_shapes(new.meta.get("val"))
-        result = trace.labels.get(old)
-        if shapes is None or result is None:
-            continue
-        predicted = tuple(r.pruned_shape(alive) for r in ([result] if isinstance(result, Labels) else result))
-        if predicted != shapes:
-            return f"{old.name} has shape {_show(shapes)}, not {_show(predicted)}"
-        if _start(new) != _predicted_start(trace, old, alive):
-            return f"{old.name} starts at another channel"
-    return None
+    mine = np.zeros(assembly.groups.plan.unit_count + 1, dtype=np.bool_)
+    for group in groups:
+        mine[group.start : group.start + group.width] = True
+    member: dict[int, list[int]] = {}
+    edges: list[IntArray] = []
+    for number, region in enumerate(region for regions in trace.evidence.regions for region in regions):
+        units = np.unique(assembly.unit_of[region.ravel()])
+        for unit in units[mine[units]].tolist():
+            member.setdefault(unit, []).append(number)
+    for regions in trace.evidence.regions:
+        units = assembly.unit_of[np.concatenate([region.ravel() for region in regions])]
+        units = units[mine[units]]
+        edges.extend([np.stack([np.full(len(units), units[0]), units])] if len(units) else [])
+    component = components(len(mine), edges)
+    pieces: dict[int, dict[tuple[int, ...], list[int]]] = {}
+    for unit, where in sorted(member.items()):
+        pieces.setdefault(int(component[unit]), {}).setdefault(tuple(where), []).append(unit)
+    cuts = []
+    for together in zip_longest(*(list(own.values())[:MAX_PIECES] for own in pieces.values()), fillvalue=()):
+        cuts.append(np.array([unit for units in together for unit in units[:1]], dtype=np.int64))
+        cuts.append(np.array([unit for units in together for unit in units], dtype=np.int64))
+    return cuts
 
 
-def _start(node: Node) -> int:
-    """Return the first index that a slice takes, counted from the front; 0 for other operators."""
-    if operator_name(node) not in RANGES or len(node.args) < 3:
-        return 0
-    source, dim, start = node.args[:3]
-    if not isinstance(source, Node) or not isinstance(dim, int) or not isinstance(start, int):
-        return 0
-    size = int(source.meta["val"].shape[dim])
-    return min(start, size) if start >= 0 else max(start + size, 0)
+def _without(assembly: Assembly, units: IntArray) -> BoolArray:
+    """Return [unit_count] all units alive but some."""
+    alive = np.ones(assembly.groups.plan.unit_count, dtype=np.bool_)
+    alive[units] = False
+    return _nowhere_empty(assembly, alive)
 
 
-def _predicted_start(trace: Trace, node: Node, alive: BoolArray) -> int:
-    """Return the first index that a slice should take where its source has the living channels."""
-    start = _start(node)
-    labels = trace.labels[node.all_input_nodes[0]] if start else None
-    if not isinstance(labels, Labels) or not isinstance(node.args[1], int):
-        return start
-    dim = node.args[1] % len(labels.shape)
-    factor = labels.at(dim)
-    return start if factor is None else int(alive[factor.along(factor.position(dim))[:start]].any(axis=1).sum())
-
-
-def _operators(program: ExportedProgram) -> list[Node]:
-    """Return the calls in order, without those that may vanish when a dimension becomes 1."""
-    calls = (node for node in program.graph.nodes if node.op == "call_function")
-    return [node for node in calls if not any(name in str(node.target) for name in VANISHING)]
-
-
-def _constants(node: Node) -> list[str]:
-    """Return all constants but integers, which are sizes; as text, in which nan equals itself."""
-    return [repr(x) for x in tree_leaves((node.args, node.kwargs)) if type(x) in (float, bool, str)]
-
-
-def _show(shapes: tuple[tuple[int, ...], ...]) -> str:
-    return str(shapes[0] if len(shapes) == 1 else shapes)
+def _nowhere_empty(assembly: Assembly, alive: BoolArray) -> BoolArray:
+    """Bring the first unit back wherever a dimension would be left without any."""
+    for dimension in assembly.groups.plan.dimensions:
+        if not np.append(alive, True)[dimension.units].any():
+            alive[dimension.units[0]] = True
+    return alive
 
 
 def _key(group: PruningGroup) -> tuple[str, int, str]:

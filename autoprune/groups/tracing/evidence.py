@@ -48,7 +48,7 @@ class Evidence:
         hints: Axes of blocks for which the same choice is better than different ones.
         wanted: Axes of blocks that meet channels which are cut whatever is chosen.
         statistics: Atoms, or a block axis, over which a mean, variance, norm or sum is taken.
-        regions: Atoms between two neighbouring bounds at which a literal or an attribute cuts a dimension.
+        regions: For every cut of a dimension at literals or attributes the atoms between neighbouring bounds.
         copies_first: Whether a block is cut along an axis of copies rather than along what is copied.
         module: Path of the module whose forward is being walked.
         node: Name of the graph's node being walked.
@@ -62,7 +62,7 @@ class Evidence:
     links: list[Link] = field(default_factory=list)
     freezes: list[Freeze] = field(default_factory=list)
     statistics: list[tuple[IntArray, BlockAxis | None]] = field(default_factory=list)
-    regions: list[IntArray] = field(default_factory=list)
+    regions: list[list[IntArray]] = field(default_factory=list)
     blocks: list[Block] = field(default_factory=list)
     copies_first: bool = False
     module: str = ""
@@ -151,10 +151,10 @@ class Evidence:
 
     def bounds(self, atoms: IntArray, bounds: Sequence[int]) -> None:
         """Record where the channels of a dimension are cut into pieces, of which none may be empty."""
-        for start, end in pairwise((0, *bounds, len(atoms))):
-            if start < end:
-                self.regions.append(atoms[start:end])
-                self.freeze_atoms(atoms[start : start + 1], "literal slice")
+        ranges = [(start, end) for start, end in pairwise((0, *bounds, len(atoms))) if start < end]
+        self.regions.append([atoms[start:end] for start, end in ranges])
+        for start, _ in ranges:
+            self.freeze_atoms(atoms[start : start + 1], "literal slice")
 
     def statistic(self, factor: Factor, dims: tuple[int, ...]) -> None:
         """Record that values are pooled over some dimensions, so a zeroed channel is not an absent one."""
