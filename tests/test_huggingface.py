@@ -34,6 +34,7 @@ from autoprune.groups import (
     slice_model,
 )
 from autoprune.groups.edits import replace_module
+from autoprune.groups.pretrained import describe_pretrained
 from autoprune.integrations.hugging_face import as_pretrained
 from autoprune.tasks.protocol import Inputs
 
@@ -381,6 +382,50 @@ def test_configuration_of_a_model_whose_layers_differ_says_so_and_from_pretraine
     assert written["autoprune"].startswith("pruned, and these sizes are those of the whole model: layers differ")
     with pytest.raises(RuntimeError, match="mismatch"):
         type(model).from_pretrained(tmp_path / "pretrained")
+
+
+class Headed(nn.Module):
+    """A user's own module around a pretrained one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        encoder = built("bert")[0].bert
+        self.encoder = type(encoder)(copy.deepcopy(encoder.config))
+        self.head = nn.Linear(32, 2)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        output: Tensor = self.head(self.encoder(input_ids=input_ids).pooler_output)
+        return output
+
+
+def sliced_headed(sparsity: dict[str, float]) -> tuple[Headed, Inputs]:
+    torch.manual_seed(0)
+    model, inputs = Headed().eval(), Inputs((torch.arange(12).reshape(2, 6),), {})
+    groups = find_groups(model, inputs)
+    alive = np.ones(groups.plan.unit_count, dtype=np.bool_)
+    for group in groups.groups:
+        removed = next((share for part, share in sparsity.items() if part in group.name), 0.0)
+        alive[group.start : group.start + int(removed * group.width)] = False
+    pruned = slice_model(model, groups.plan, alive).eval()
+    assert isinstance(pruned, Headed)
+    return pruned, inputs
+
+
+def test_pretrained_module_within_another_model_says_its_own_sizes(tmp_path: Path) -> None:
+    pruned, inputs = sliced_headed({"": 0.5})
+    describe_pretrained(pruned, inputs)
+    assert (pruned.encoder.config.hidden_size, pruned.encoder.config.intermediate_size) == (16, 24)
+    pruned.encoder.save_pretrained(tmp_path)
+    again = type(pruned.encoder).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(*inputs.args).pooler_output, pruned.encoder(*inputs.args).pooler_output)
+
+
+def test_pretrained_module_within_another_model_is_marked_where_no_configuration_fits(tmp_path: Path) -> None:
+    pruned, inputs = sliced_headed({"layer.1.intermediate": 0.5})
+    with pytest.warns(UserWarning, match="BertModel keeps the sizes of the whole model: layers differ"):
+        describe_pretrained(pruned, inputs)
+    pruned.encoder.save_pretrained(tmp_path)
+    assert "layers differ" in json.loads((tmp_path / "config.json").read_text())["autoprune"]
 
 
 def test_equal_shapes_do_not_pass_for_an_equal_model(tmp_path: Path) -> None:

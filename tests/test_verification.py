@@ -209,3 +209,35 @@ def test_padding_starts_where_the_channels_do() -> None:
     alive = torch.arange(found.plan.unit_count).numpy() > 2
     cut, zeroed = slice_model(model, found.plan, alive), mask_model(model, found.plan, alive)
     torch.testing.assert_close(run(cut, Inputs((x,), {})), run(zeroed, Inputs((x,), {})))
+
+
+class Auxiliary(nn.Module):
+    """a -> relu -> o; in training mode also something else of what a makes."""
+
+    def __init__(self, *, meets: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.o = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+        self.aux = nn.Linear(8 if meets else 5, 3)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        y = self.a(x).relu()
+        out: Tensor = self.o(self.b(y).relu())
+        if not self.training:
+            return out
+        return out, self.aux(y if self.aux.in_features == 8 else x)
+
+
+def test_what_only_training_reads_keeps_its_width() -> None:
+    found = groups_of(Auxiliary(meets=True), torch.randn(3, 5))
+    assert names(found) == {"b"}
+    assert "a: training, which uses 'aux.weight' too" in protected(found)
+    model = Auxiliary(meets=True).train()
+    groups = find_groups(model, Inputs((torch.randn(3, 5),), {}))
+    assert all(module.training for module in model.modules())
+    outputs = slice_model(model, groups.plan, torch.arange(groups.plan.unit_count).numpy() > 3)(torch.randn(3, 5))
+    assert [tuple(t.shape) for t in outputs] == [(3, 2), (3, 3)]
+
+
+def test_layers_for_training_alone_that_meet_no_cut_protect_nothing() -> None:
+    assert names(groups_of(Auxiliary(meets=False), torch.randn(3, 5))) == {"a", "b"}

@@ -13,7 +13,7 @@ from autoprune.artifacts.probes import read_probes
 from autoprune.errors import ArtifactError
 from autoprune.groups import prepare_model, rebuild
 from autoprune.groups.cloning import sharing_clone
-from autoprune.groups.pretrained import describe, is_pretrained
+from autoprune.groups.pretrained import describe_pretrained, pretrained_modules
 from autoprune.groups.zeros import check_zeros
 
 
@@ -43,9 +43,9 @@ def load(directory: str | Path, model: nn.Module) -> nn.Module:
     pruned.load_state_dict(weights, strict=True)
     check_zeros(pruned, plan.masks)
     pruned.eval()
-    if is_pretrained(pruned):
+    if pretrained_modules(pruned):
         require_intact(folder, [PROBES])
-        describe(pruned, read_probes(folder / PROBES).inputs)
+        describe_pretrained(pruned, read_probes(folder / PROBES).inputs)
     return pruned
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import zip_longest
+from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_leaves
 
 from autoprune.groups.tracing import Trace
 from autoprune.groups.tracing.labels import BoolArray, Labels
@@ -92,11 +93,11 @@ def _subgraph(node: Node) -> bool:
     return any(source.op == "get_attr" for source in node.all_input_nodes)
 
 
-def _constants(node: Node) -> list[str]:
-    """Return what a call is given besides tensors and lengths; as text, in which nan equals itself."""
-    leaves, structure = tree_flatten(_arguments_that_stay(node))
-    kept = [repr(x) for x in leaves if x is None or type(x) in (int, float, complex, bool, str)]
-    return [*kept, str(structure)]
+def _constants(node: Node) -> dict[str, list[str]]:
+    """Return what a call is given besides tensors and lengths, by argument; as text, in which nan equals itself."""
+    plain = (int, float, complex, bool, str, NoneType)
+    given = _arguments_that_stay(node).items()
+    return {name: [repr(x) if type(x) in plain else "" for x in tree_leaves(value)] for name, value in given}
 
 
 def _arguments_that_stay(node: Node) -> dict[str, Any]:

@@ -32,6 +32,42 @@ def is_pretrained(model: nn.Module) -> bool:
     return callable(getattr(model, "save_pretrained", None)) and callable(getattr(config, "to_dict", None))
 
 
+def pretrained_modules(model: nn.Module) -> list[str]:
+    """Return the paths of the outermost modules that are built from a configuration; the model itself is ""."""
+    found: list[str] = []
+    for path, module in model.named_modules():
+        if is_pretrained(module) and not any(f"{path}.".startswith(f"{outer}.") or not outer for outer in found):
+            found.append(path)
+    return found
+
+
+def describe_pretrained(model: nn.Module, example: Inputs) -> None:
+    """Write the sizes of all that is pretrained in a pruned model into its configurations, as `describe` does.
+
+    Args:
+        model: Pruned, in eval mode.
+        example: Inputs of the model; what it calls its pretrained modules with is observed.
+    """
+    for path in pretrained_modules(model):
+        module = model.get_submodule(path)
+        own = _first_call(model, module, example) if path else example
+        if own is None:
+            _mark(module, "the model does not call it on the example inputs")
+        else:
+            describe(module, own)
+
+
+def _first_call(model: nn.Module, module: nn.Module, example: Inputs) -> Inputs | None:
+    """Return what a model calls one of its modules with, or None where it does not."""
+    seen: list[Inputs] = []
+    hook = module.register_forward_pre_hook(lambda _, args, kwargs: seen.append(Inputs(args, kwargs)), with_kwargs=True)
+    try:
+        _outputs(model, example)
+    finally:
+        hook.remove()
+    return seen[0] if seen else None
+
+
 def as_configured(model: nn.Module, example: Inputs) -> tuple[nn.Module | None, Changes, str]:
     """Build a model from a configuration that describes a pruned one, with its weights.
 
@@ -70,13 +106,19 @@ def describe(model: nn.Module, example: Inputs) -> str:
     if not reason:
         reason = _patch(model, changes, example)
     if reason:
-        setattr(model.config, MARK, f"pruned, and these sizes are those of the whole model: {reason}")
-        warnings.warn(
-            f"The pruned model's configuration keeps the sizes of the whole model: {reason}. What save_pretrained "
-            "writes of it, from_pretrained refuses; keep the emitted directory and load that with autoprune.load.",
-            stacklevel=3,
-        )
+        _mark(model, reason)
     return reason
+
+
+def _mark(model: nn.Module, reason: str) -> None:
+    """Say in a configuration, and in a warning, that it does not describe its model."""
+    setattr(model.config, MARK, f"pruned, and these sizes are those of the whole model: {reason}")
+    warnings.warn(
+        f"The configuration of the pruned {type(model).__name__} keeps the sizes of the whole model: {reason}. What "
+        "save_pretrained writes of it, from_pretrained refuses; keep the emitted directory and load that with "
+        "autoprune.load.",
+        stacklevel=4,
+    )
 
 
 def _patch(model: nn.Module, changes: Changes, example: Inputs) -> str:

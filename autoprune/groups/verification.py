@@ -18,13 +18,14 @@ import numpy as np
 
 from autoprune.errors import AutopruneError
 from autoprune.groups.assembly import GRANULARITIES, Assembly, RuleSite, assemble
-from autoprune.groups.cloning import size_attributes
+from autoprune.groups.cloning import clone_model, size_attributes
 from autoprune.groups.comparison import mismatch
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.tracing import EXPORT_FAILED, Trace, export_program, partition
 from autoprune.groups.tracing.axes import components
 from autoprune.groups.tracing.labels import BoolArray, Labels
 from autoprune.groups.tracing.tracer import module_path
+from autoprune.groups.training import idle_parameters, training_shapes
 from autoprune.groups.types import NO_UNIT, IntArray, ModelGroups, PruningGroup
 from autoprune.tasks.protocol import Inputs
 
@@ -78,10 +79,39 @@ class _Verifier:
         while True:
             assembly = self._assemble()
             groups = assembly.groups.groups
-            if not groups or self._problem(assembly, groups) is None:
+            if not groups:
                 return assembly.groups
-            if not self._repair(assembly):
+            if self._problem(assembly, groups) is None:
+                if not self._protect_from_training(assembly):
+                    return assembly.groups
+            elif not self._repair(assembly):
                 self._protect_first_conflict(assembly)
+
+    def _protect_from_training(self, assembly: Assembly) -> bool:
+        """Protect the groups without which training fails, in layers that evaluation does not use.
+
+        Where the whole model does not train on the example inputs nothing can be told.
+
+        Returns:
+            Whether there are any.
+        """
+        idle = idle_parameters(self.trace)
+        whole = training_shapes(clone_model(self.trace.model, {}), self.inputs) if idle else ""
+        if isinstance(whole, str):
+            return False
+        slicer, groups = Slicer(self.trace.model, assembly.groups.plan), assembly.groups.groups
+
+        def trains(cut: Sequence[PruningGroup]) -> bool:
+            return training_shapes(slicer.slice(self._sample(assembly, cut)), self.inputs) == whole
+
+        if trains(groups):
+            return False
+        failing = [group for group in groups if not trains([group])] or groups
+        self.trace.evidence.module = self.trace.evidence.node = ""
+        reason = f"training, which uses {idle[0]!r} too, needs all of its outputs"
+        for group in failing:
+            self.trace.evidence.freeze_atoms(np.flatnonzero(assembly.atoms_of(group)), reason)
+        return True
 
     def _assemble(self, extra: Sequence[RuleSite] = ()) -> Assembly:
         return assemble(self.trace, partition(self.trace.evidence), (*self.rules, *extra))

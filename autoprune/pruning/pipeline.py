@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from autoprune.groups import find_groups, prepare_model
 from autoprune.groups.cloning import clone_model
 from autoprune.groups.edits import apply_edits
-from autoprune.groups.pretrained import describe, is_pretrained
+from autoprune.groups.pretrained import describe_pretrained
 from autoprune.groups.slicing import Slicer
 from autoprune.groups.types import ArchitecturePlan, Edit, ModelGroups
 from autoprune.policy import Amount, Policy, Strategy
@@ -321,6 +321,5 @@ def prune(
     groups = find_groups(dense, example, protect=task.protect, query_heads=query_heads)
     budget = recovery or Recovery(steps=0, batch_size=64, calibration=256)
     pruned = Pruner(dense, groups, task, seed=budget.seed, prepared=prepared).prune(policy, budget)
-    if is_pretrained(pruned.model):
-        describe(pruned.model, example)
+    describe_pretrained(pruned.model, example)
     return pruned
