@@ -31,6 +31,7 @@ from autoprune.groups import (
     slice_model,
 )
 from autoprune.groups.cloning import clone_model
+from autoprune.groups.edits import edit_of
 from autoprune.tasks.protocol import Inputs
 
 X = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
@@ -216,3 +217,71 @@ def test_bottlenecks_are_blocks() -> None:
     depth = depth_of(traced("resnet50"))
     assert depth is not None
     assert depth.width == 12
+
+
+class Step(nn.Module):
+    """x + b(relu(a(x))), or something near it."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.a, self.b, self.norm, self.kind = nn.Linear(8, 12), nn.Linear(12, 8), nn.LayerNorm(8), kind
+
+    def forward(self, x: Tensor, stack: list[Tensor]) -> Tensor:
+        hidden = self.a(x).relu()
+        inner = self.b(hidden)
+        match self.kind:
+            case "push":
+                stack.append(x)
+            case "pop":
+                return x + inner + stack.pop()
+            case "write":
+                stack[0].add_(hidden.mean())
+            case "negated":
+                return inner - x
+            case "doubled":
+                return 2 * x + inner
+            case "norm last":
+                return self.norm(x + inner)
+            case "activation last":
+                return torch.relu(x + inner)
+            case "stored":
+                self.last = hidden
+        return x + inner
+
+
+class Steps(nn.Module):
+    def __init__(self, *kinds: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.e, self.o = nn.Linear(5, 8), nn.Linear(8, 2)
+        self.steps = nn.ModuleList(Step(kind) for kind in kinds)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stack: list[Tensor] = [torch.zeros(x.shape[0], 1)] if self.steps[0].kind == "write" else []
+        x = self.e(x)
+        for step in self.steps:
+            x = step(x, stack)
+        extra = sum(s.last.mean() for s in self.steps if s.kind == "stored")
+        return self.o(x) + extra + sum(tensor.mean() for tensor in stack)
+
+
+def removable(*kinds: str) -> tuple[str, ...]:
+    model, inputs = Steps(*kinds).eval(), Inputs((torch.randn(3, 5),), {})
+    part = depth_of(find_groups(model, inputs))
+    for member in () if part is None else range(part.width):
+        run(edited(model, edit_of(part, member)), inputs)
+    return () if part is None else part.members
+
+
+@pytest.mark.parametrize("kind", ["plain", "norm last", "activation last"])
+def test_blocks_that_hand_their_input_on_are_removable(kind: str) -> None:
+    assert removable(kind, kind, kind) == ("steps.0", "steps.1", "steps.2")
+
+
+@pytest.mark.parametrize(
+    "kinds",
+    [("push", "push", "pop", "pop"), ("write", "write"), ("stored", "stored"), ("negated",) * 3, ("doubled",) * 3],
+    ids=lambda kinds: kinds[0],
+)
+def test_blocks_that_do_something_besides_are_not_removable(kinds: tuple[str, ...]) -> None:
+    assert removable(*kinds) == ()

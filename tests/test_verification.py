@@ -241,3 +241,18 @@ def test_what_only_training_reads_keeps_its_width() -> None:
 
 def test_layers_for_training_alone_that_meet_no_cut_protect_nothing() -> None:
     assert names(groups_of(Auxiliary(meets=False), torch.randn(3, 5))) == {"a", "b"}
+
+
+def test_two_channels_stay_where_every_dimension_of_size_one_is_squeezed() -> None:
+    def squeezed(m: Net, x: Tensor) -> Tensor:
+        return m.o(m.c(x).squeeze())
+
+    torch.manual_seed(0)
+    model, inputs = (
+        Net({"c": nn.Conv2d(5, 6, 1), "o": nn.Linear(6, 2)}, squeezed),
+        Inputs((torch.randn(3, 5, 1, 1),), {}),
+    )
+    found = find_groups(model, inputs)
+    assert [(group.name, group.width) for group in found.groups] == [("c", 4)]
+    least = slice_model(model, found.plan, torch.arange(found.plan.unit_count).numpy() < 0)
+    assert (least.c.out_channels, run(least, inputs)[0].shape) == (2, (3, 2))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_leaves
 
 from autoprune.groups.bypass import argument, main_output, returns_of, stand_in
 from autoprune.groups.cloning import clone_model
@@ -26,6 +26,7 @@ from autoprune.tasks.protocol import Inputs
 _PROBES = 2
 _REMOVED = 0.45
 _SEED = 0
+_EXACT = 1e-3
 
 Shape = tuple[int, ...]
 
@@ -50,6 +51,11 @@ class _Block:
         found: Tensor = argument(self.source, self.call.args, self.call.kwargs)
         return found
 
+    @property
+    def leaves(self) -> list[Any]:
+        """What lies in its arguments and in their containers."""
+        return tree_leaves((self.call.args, dict(self.call.kwargs)))
+
     def run(self, module: nn.Module, source: Tensor) -> Tensor:
         """Call a module as the block was called, with another tensor, and return its first output."""
         args, kwargs = list(self.call.args), dict(self.call.kwargs)
@@ -65,10 +71,11 @@ def removable_blocks(model: nn.Module, groups: ModelGroups, inputs: Inputs, seen
     """Return the edits that take a block away, in order of definition.
 
     A block is a module with weights inside that turns a tensor into another of the same shape, once a pass, and that
-    the model repeats. It may take further arguments and return a tuple, as long as its arguments can stand for that
-    (`returns_of`). It is removable where its input reaches its output past all its weights (Veit et al., NeurIPS
-    2016), and where both keep one width when the channels of all groups are cut at random, so that what follows still
-    fits after any slicing. Of nested ones the outermost counts, unless it only chains those within it.
+    the model repeats. It may take further arguments, which it must not change, and return a tuple, as long as its
+    arguments can stand for that (`returns_of`). It is removable where its input reaches its output past all its
+    weights (Veit et al., NeurIPS 2016), and where both keep one width when the channels of all groups are cut at
+    random, so that what follows still fits after any slicing. Of nested ones the outermost counts, unless it only
+    chains those within it. What a block does besides, such as setting an attribute that others read, is not seen.
 
     Args:
         model: A copy that may be run, in eval mode; it comes back as it was.
@@ -78,6 +85,7 @@ def removable_blocks(model: nn.Module, groups: ModelGroups, inputs: Inputs, seen
     """
     found = _candidates(model, seen)
     found = {path: block for path, block in found.items() if _has_shortcut(model.get_submodule(path), block)}
+    found = {path: b for path, b in found.items() if not _changes_arguments(model.get_submodule(path), b)}
     keep = _same_after_slicing(model, groups, inputs, found)
     found = {path: block for path, block in found.items() if path in keep}
     chosen = set(_outermost(model, found))
@@ -109,19 +117,48 @@ def _pattern(path: str) -> str:
 
 
 def _has_shortcut(module: nn.Module, block: _Block) -> bool:
-    """Tell whether a block's output still follows its input when all its layers' weights are zero."""
-    source = block.input
-    weights = [p for p in module.parameters() if p.dim() > 1]
-    layers = [m for m in module.modules() if isinstance(m, _ConvNd | nn.Linear) and m.bias is not None]
-    zeros = {id(p): torch.zeros_like(p) for p in (*weights, *(m.bias for m in layers if m.bias is not None))}
-    emptied = clone_model(module, zeros)
+    """Tell whether a block without its layers hands its input on.
+
+    What it makes of its input then, it must hand on unchanged: so the input itself, or, where a norm or an activation
+    comes last, the input as that leaves it, but neither twice the input nor the input negated.
+    """
+    source, emptied = block.input, clone_model(module, _emptied(module))
     noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(_SEED)).to(source)
     try:
         with torch.no_grad():
-            left, right = block.run(emptied, source.clone()), block.run(emptied, source + noise)
+            left, right = block.run(emptied, source.clone()).clone(), block.run(emptied, source + noise)
+            again = block.run(emptied, left.clone())
     except FORWARD_ERRORS:
         return False
-    return bool((left - right).abs().nan_to_num().max() > 0)
+    follows = bool((left - right).abs().nan_to_num().max() > 0)
+    scale = float(left.abs().nan_to_num().max())
+    return follows and torch.allclose(again, left, _EXACT, _EXACT * scale, equal_nan=True)
+
+
+def _emptied(module: nn.Module) -> dict[int, Tensor]:
+    """Return by id the tensors with which all layers make zeros and all norms leave a normal input as it is."""
+    out: dict[int, Tensor] = {}
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        leaf = name.rpartition(".")[2]
+        if tensor.is_floating_point() and (isinstance(tensor, nn.Parameter) or leaf.startswith("running_")):
+            one = leaf == "running_var" or (tensor.dim() == 1 and leaf not in ("bias", "beta", "running_mean"))
+            out[id(tensor)] = torch.ones_like(tensor) if one else torch.zeros_like(tensor)
+    return out
+
+
+def _changes_arguments(module: nn.Module, block: _Block) -> bool:
+    """Tell whether a call changes its arguments: a list that grows, a tensor that is written to."""
+    before = [leaf.clone() if isinstance(leaf, Tensor) else leaf for leaf in block.leaves]
+    try:
+        with torch.no_grad():
+            block.run(module, block.input.clone())
+    except FORWARD_ERRORS:
+        return True
+    after = block.leaves
+    return len(after) != len(before) or not all(
+        torch.equal(a, b) if isinstance(a, Tensor) and isinstance(b, Tensor) else a is b
+        for a, b in zip(after, before, strict=True)
+    )
 
 
 def _same_after_slicing(

@@ -72,10 +72,15 @@ def unsqueeze(call: Call) -> Labels:
 
 @operator("squeeze")
 def squeeze(call: Call) -> Labels:
-    """Remove dimensions of size 1."""
+    """Remove dimensions of size 1; where all such go, two channels stay, since a single one would go too."""
     x = call.first
     rank = len(x.shape)
     asked = call.arguments.get("dim")
+    for factor in x.factors if asked is None else ():
+        if factor.atoms.ndim > 1:
+            call.evidence.pin(factor, factor.visible, "squeeze without a dimension")
+        else:
+            call.evidence.freeze_atoms(factor.atoms[:2], "squeeze without a dimension")
     among = range(rank) if asked is None else [d % rank for d in ([asked] if isinstance(asked, int) else asked)]
     gone = [d for d in among if x.shape[d] == 1]
     return x.moved(call.shape, {d: d - sum(g < d for g in gone) for d in range(rank) if d not in gone})
