@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
 from tracing_nets import Forward, Net
 from units import run
 
 from autoprune.errors import GroupError
-from autoprune.groups import ModelGroups, find_groups, mask_model, slice_model
+from autoprune.groups import ModelGroups, find_groups, mask_model, prepare_model, slice_model
 from autoprune.groups.tracing import trace_model
 from autoprune.groups.verification import verify
 from autoprune.tasks.protocol import Inputs
@@ -256,3 +257,18 @@ def test_two_channels_stay_where_every_dimension_of_size_one_is_squeezed() -> No
     assert [(group.name, group.width) for group in found.groups] == [("c", 4)]
     least = slice_model(model, found.plan, torch.arange(found.plan.unit_count).numpy() < 0)
     assert (least.c.out_channels, run(least, inputs)[0].shape) == (2, (3, 2))
+
+
+def test_weight_computed_from_one_that_another_layer_holds_stays_tied_and_whole() -> None:
+    torch.manual_seed(0)
+    model = Net(
+        {"a": nn.Linear(5, 8), "b": nn.Linear(5, 8), "o": nn.Linear(8, 6), "p": nn.Linear(6, 2)},
+        lambda m, x: m.p(m.o(m.a(x).relu() + m.b(x).tanh()).relu()),
+    )
+    model.b.weight = model.a.weight
+    spectral_norm(model.a)
+    prepared, paths = prepare_model(model.eval())
+    assert paths == ()
+    assert model.a.parametrizations.weight.original is model.b.weight
+    found = find_groups(prepared, Inputs((torch.randn(3, 5),), {}))
+    assert names(found) == {"o"}

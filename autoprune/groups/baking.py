@@ -7,7 +7,8 @@ by index: a norm over a row, or an orthogonal matrix, does not survive. What the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -16,17 +17,28 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 
-def bake(module: nn.Module) -> bool:
+def tied_tensors(model: nn.Module) -> frozenset[int]:
+    """Return the ids of the parameters that several modules hold."""
+    held = [id(p) for module in model.modules() for p in dict.fromkeys(module.parameters(recurse=False))]
+    return frozenset(number for number, times in Counter(held).items() if times > 1)
+
+
+def bake(module: nn.Module, tied: Collection[int] = ()) -> bool:
     """Give a module, in place, the plain tensors that it computes in eval mode; its training flag stays.
 
     A parameter stays one that is trained where anything it was computed from was. The class that a parametrisation
     made for the module, which copies of it share, is left as it is.
 
+    Args:
+        module: In any mode.
+        tied: Ids of parameters that other modules hold too: what is computed from one stays computed, since a plain
+            tensor would no longer follow the other module's.
+
     Returns:
         Whether there was something to bake. A parametrisation that draws at random even in eval mode stays.
     """
     hooked = [_bake_hook(module, name, remove) for name, remove in _hooked(module)]
-    return _bake_parametrised(module) or bool(hooked)
+    return _bake_parametrised(module, tied) or bool(hooked)
 
 
 def _hooked(module: nn.Module) -> list[tuple[str, Callable[[nn.Module, str], object]]]:
@@ -51,10 +63,12 @@ def _bake_hook(module: nn.Module, name: str, remove: Callable[[nn.Module, str], 
     return name
 
 
-def _bake_parametrised(module: nn.Module) -> bool:
+def _bake_parametrised(module: nn.Module, tied: Collection[int]) -> bool:
     if not parametrize.is_parametrized(module):
         return False
     lists = module.get_submodule("parametrizations")
+    if any(id(parameter) in tied for parameter in lists.parameters()):
+        return False
     flags = {part: part.training for part in lists.modules()}
     lists.eval()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.errors import ArtifactError
-from autoprune.groups.baking import bake
+from autoprune.groups.baking import bake, tied_tensors
 
 
 class SeparateAttention(nn.Module):
@@ -96,7 +96,7 @@ def prepare_model(model: nn.Module, paths: Collection[str] | None = None) -> tup
     """Bake computed weights (`bake`), then replace every `nn.MultiheadAttention` by an equal module of projections.
 
     Both in place. Attentions with configurations that plain projections cannot represent (`bias_k`, `add_zero_attn`),
-    subclasses and those with hooks stay as they are.
+    subclasses and those with hooks stay as they are, and so do weights computed from one that another module holds.
 
     Args:
         model: In any mode; what it computes in eval mode stays the same.
@@ -113,7 +113,8 @@ def prepare_model(model: nn.Module, paths: Collection[str] | None = None) -> tup
         if path not in modules:
             _refuse(path, "has no such module")
     chosen = modules if paths is None else {path: module for path, module in modules.items() if path in paths}
-    baked = {id(module) for module in dict.fromkeys(chosen.values()) if bake(module)}
+    tied = tied_tensors(model)
+    baked = {id(module) for module in dict.fromkeys(chosen.values()) if bake(module, tied)}
     made: dict[int, SeparateAttention] = {}
     prepared = []
     for path, module in chosen.items():
