@@ -5,8 +5,8 @@
 Every scene is a part of one of scikit-learn's two photographs, which Pillow reads, with garments of Fashion-MNIST
 pasted on it, tinted and at random sizes. The dense network: 417,954 parameters, test AP50 0.508 on 500 scenes (val
 0.560 on 250), trained on 1,500 scenes for 8 epochs in 31 s of CPU (one core of an AMD EPYC server), then cached.
-`python examples/detection.py` trains it and scores it by class. Its front: 1.06x faster at AP50 0.532 and 1.37x at
-0.524, both no loss, in 9.2 minutes on 2 shared cores, in which 4 of 10 finalists were recovered.
+`python examples/detection.py` trains it and scores it by class. Its front: 1.07x faster at AP50 0.532 and 1.39x at
+0.524, both no loss, in 7.7 minutes on 2 cores shared with other work, which recovered 4 of 8 finalists.
 """
 
 from __future__ import annotations

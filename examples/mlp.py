@@ -6,7 +6,7 @@ The data are those of fashion.py. The dense network: 50,890 parameters, test acc
 = 0.05 points), trained for 10 epochs in 5 s of CPU (one core of an AMD EPYC server), then cached. `python
 examples/mlp.py` trains and scores it. One image at a time so small a network is all overhead, so speed is measured at
 256 images a batch. Its front: 1.28x faster at 86.6% (no loss), 1.93x at 86.4%, 3.06x at 84.7%, in 3.8 minutes on 2
-shared cores.
+cores shared with other work.
 """
 
 from __future__ import annotations
