@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from autoprune.errors import ArtifactError, CandidateError
 from autoprune.registry import Registry
@@ -80,11 +81,14 @@ def run_onnx(path: Path, inputs: Inputs) -> Any:
 def write_pt2(model: nn.Module, example: Inputs, path: Path) -> None:
     """Write a torch.export program, with a dynamic batch where the model allows it.
 
+    Its outputs are plain dictionaries, lists and tuples: a program that returns a class of another package, such as
+    Hugging Face's `ModelOutput`, cannot be opened by who has not imported that package.
+
     Raises:
         CandidateError: The model cannot be exported.
     """
     try:
-        with _quiet():
+        with _quiet(), _plain_outputs(model):
             program = torch.export.export(
                 model, example.args, example.kwargs, dynamic_shapes=_dynamic_shapes(model, example)
             )
@@ -121,6 +125,27 @@ def _dynamic_shapes(model: nn.Module, example: Inputs) -> Any:
         if leaf.ndim:
             shapes[leaf] = {0: torch.export.Dim.AUTO}
     return shapes.dynamic_shapes(model, example.args, example.kwargs)
+
+
+@contextmanager
+def _plain_outputs(model: nn.Module) -> Iterator[None]:
+    """Let a model return plain containers as long as the context lasts."""
+    handle = model.register_forward_hook(lambda _module, _args, outputs: _plain(outputs))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    leaves = pytree.tree_leaves(value)
+    return value if len(leaves) == 1 and leaves[0] is value else tuple(leaves)
 
 
 def _first_line(error: BaseException) -> str:
