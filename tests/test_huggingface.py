@@ -330,7 +330,7 @@ def test_pruned_model_is_saved_loaded_and_exported_to_equal_outputs(name: str, t
 def test_every_model_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     model, _, groups = built(name)
     alive = random_alive(groups, np.random.default_rng(4))
-    with pytest.warns(UserWarning, match="configuration keeps the sizes of the whole model"):
+    with pytest.warns(UserWarning, match="keeps the sizes of the whole model"):
         assert verify_with_model(saved(name, alive, tmp_path), model).ok
 
 

@@ -103,7 +103,7 @@ GRANULARITIES = {
     ),
     "depth": (
         *("resnet14", "resnet20", "resnet56", "resnet20_pad", "resnet50", "resnext50", "mobilenetv2", "vit"),
-        *("vit_ti_224", "vit_fused", "llama", "mobilenetv3", "efficientnet_lite0", "shufflenet"),
+        *("vit_ti_224", "vit_fused", "llama", "mobilenetv3", "efficientnet_lite0"),
         *("super_resolution", "convnext", "swin", "mixer", "gpt"),
     ),
 }
